@@ -1,0 +1,55 @@
+"""The two kinds of method: trained by steps (`Method`), and solved in closed form on features (`FeatureMethod`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+from torch import Tensor, nn
+
+from keepsight.core.batch import Batch
+from keepsight.core.head import Head
+
+
+class Method(nn.Module, ABC):
+    """A method the trainer trains: it owns its backbone and heads, and says its losses; the trainer owns the loop.
+
+    Attributes:
+        phases: One optimizer step each per training step, in this order; ("critic", "model") for adversarial methods.
+        uses_unlabelled: Whether batches carry unlabelled inputs.
+    """
+
+    phases: tuple[str, ...] = ("model",)
+    uses_unlabelled: bool = False
+
+    @abstractmethod
+    def losses(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
+        """Weighted, named scalars, each a mean over the batch; their sum is minimised in this phase."""
+
+    @abstractmethod
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Class logits [B, K] for inputs of the kind that `losses` gets."""
+
+    def after_first_step(self) -> None:  # noqa: B027
+        """Called once, after the first backward pass and before the optimizer step: the place to check gradients."""
+
+    def parameters_of(self, phase: str) -> list[nn.Parameter]:
+        """What the optimizer of this phase updates; all trainable parameters by default."""
+        del phase
+        return [p for p in self.parameters() if p.requires_grad]
+
+    @final
+    def forward(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
+        """`losses`, reached through the module call, which is what distributed wrappers hook into."""
+        return self.losses(batch, phase, step)
+
+
+class FeatureMethod(ABC):
+    """A method solved on the features of a frozen backbone."""
+
+    @abstractmethod
+    def fit(self, x_NF: Tensor, labels_N: Tensor, unlabelled_MF: Tensor, num_classes: int, seed: int) -> Head:
+        """Fit on labelled features [N, F] (and unlabelled [M, F], M may be 0) and return the head that predicts.
+
+        Every class must have at least one label.
+        """
