@@ -1,1 +1,35 @@
-"""keepsight adapts a pretrained vision model to your own images with few labels, and shows what it gained."""
+"""keepsight adapts a pretrained vision model to your own images with few labels, and shows what it gained.
+
+run = keepsight.tune("my-images/")
+run.predict("new-image.png").labels
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keepsight.backbones.load import load_backbone
+    from keepsight.export.model import TunedModel
+    from keepsight.recipes.run import Run, load_run, tune
+
+__version__ = metadata.version("keepsight")
+__all__ = ["Run", "TunedModel", "__version__", "load_backbone", "load_run", "tune"]
+
+_WHERE = {
+    "Run": "keepsight.recipes.run",
+    "TunedModel": "keepsight.export.model",
+    "load_backbone": "keepsight.backbones.load",
+    "load_run": "keepsight.recipes.run",
+    "tune": "keepsight.recipes.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are used: `import keepsight` and `keepsight --help` do not wait for torch."""
+    if name in _WHERE:
+        import importlib
+
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'keepsight' has no attribute {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
 
 from torch import Tensor, nn
 
@@ -30,7 +29,7 @@ class Method(nn.Module, ABC):
     def logits(self, inputs: Tensor) -> Tensor:
         """Class logits [B, K] for inputs of the kind that `losses` gets."""
 
-    def after_first_step(self) -> None:  # noqa: B027
+    def after_first_step(self) -> None:
         """Called once, after the first backward pass and before the optimizer step: the place to check gradients."""
 
     def parameters_of(self, phase: str) -> list[nn.Parameter]:
@@ -38,7 +37,6 @@ class Method(nn.Module, ABC):
         del phase
         return [p for p in self.parameters() if p.requires_grad]
 
-    @final
     def forward(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
         """`losses`, reached through the module call, which is what distributed wrappers hook into."""
         return self.losses(batch, phase, step)

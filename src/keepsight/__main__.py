@@ -1,0 +1,6 @@
+"""`python -m keepsight`."""
+
+from keepsight.cli import main
+
+if __name__ == "__main__":
+    main()

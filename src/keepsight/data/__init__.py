@@ -1,0 +1,1 @@
+"""Images with labels: `load` reads, `splits` splits, `streams` orders, `transforms` prepares them."""

@@ -1,0 +1,1 @@
+"""Measurements: predictions in, `Result` records out. Knows no method."""

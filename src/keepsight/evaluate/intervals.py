@@ -1,0 +1,72 @@
+"""95 % intervals: over test images by bootstrap, and over seeds and test images together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from keepsight.evaluate.classification import Floats, Metric
+
+DRAWS = 1000
+"""Bootstrap draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its 95 % interval; `kind` says what the interval covers."""
+
+    value: float
+    low: float
+    high: float
+    kind: str
+    spread: float | None = None
+
+
+def _bootstrap(
+    metric: Metric, predictions: list[Floats], labels_N: NDArray[np.int64], rng: np.random.Generator
+) -> Floats:
+    """[draws]: the metric's mean over the predictions, on the same resampled images for all of them."""
+    n = len(labels_N)
+    values = np.empty(DRAWS)
+    for i in range(DRAWS):
+        weights = np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)
+        values[i] = np.mean([metric(p, labels_N, weights) for p in predictions])
+    return values
+
+
+def interval(metric: Metric, predictions: list[Floats], labels_N: NDArray[np.int64], seed: int = 0) -> Interval:
+    """Mean of a metric over runs that differ by their seed and were tested on the same N images.
+
+    One run: the percentile bootstrap over images. Several (S): the seeds' scatter and the images' scatter are independent, so
+    the squared standard error is s^2 / S + v, with s the standard deviation over seeds and v the bootstrap variance of the mean
+    over seeds; the interval is value +- t SE, with Welch's and Satterthwaite's degrees of freedom (few seeds, wide interval),
+    cut at 0 and 1.
+
+    Args:
+        metric: One of `classification.METRICS`.
+        predictions: Probabilities [N, K] of each run.
+        labels_N: The truth.
+        seed: Seed of the bootstrap.
+    """
+    n, seeds = len(labels_N), len(predictions)
+    if n == 0 or seeds == 0:
+        raise ValueError("an interval needs at least one run and one image")
+    ones = np.ones(n)
+    values = np.array([metric(p, labels_N, ones) for p in predictions])
+    draws = _bootstrap(metric, predictions, labels_N, np.random.default_rng(seed))
+    value, of_images = float(values.mean()), float(draws.var(ddof=1))
+    # Where no resample differs (no error at all), the exact binomial bound stands in for the bootstrap's empty interval.
+    least = 1 - 0.025 ** (1 / n) if of_images < 1e-18 else 0.0
+    if seeds == 1:
+        low, high = np.quantile(draws, [0.025, 0.975])
+        return Interval(value, max(float(low) - least, 0.0), min(float(high) + least, 1.0), "bootstrap")
+    of_seeds, spread = float(values.var(ddof=1)) / seeds, float(values.std(ddof=1))
+    squared = of_seeds + of_images
+    half = least
+    if squared > 0.0:
+        freedom = squared**2 / (of_seeds**2 / (seeds - 1) + of_images**2 / max(n - 1, 1))
+        half += float(stats.t.ppf(0.975, freedom) * np.sqrt(squared))
+    return Interval(value, max(value - half, 0.0), min(value + half, 1.0), "seeds+bootstrap", spread)

@@ -1,0 +1,1 @@
+"""Tuned models on disk, and what uses them."""

@@ -1,0 +1,185 @@
+"""A tuned model: saved as safetensors and one JSON, loaded without executing code, used on paths, images and arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from keepsight.backbones.timm_models import build_backbone
+from keepsight.core import Backbone, Config, Head, ImageList, Readout, UserError
+from keepsight.core.files import atomic_directory
+from keepsight.core.progress import Track
+from keepsight.data.arrays import ArrayImages, PillowImages
+from keepsight.data.files import FileImages
+from keepsight.data.folder import read_folder
+from keepsight.data.transforms import load_batch
+from keepsight.heads.load import build_head, head_kind
+
+FORMAT = 1
+
+Images: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8] | Sequence[str | Path] | Sequence[Image.Image] | Sequence[NDArray[np.uint8]]"
+"""What `TunedModel.predict` takes: a file, a folder, an image, an array [H, W], [H, W, 3] or [N, H, W, 3] (uint8), or several."""
+
+
+class ModelCard(Config):
+    """model.json: everything of a tuned model that is not a tensor."""
+
+    format: int = FORMAT
+    keepsight: str
+    method: str
+    backbone: dict[str, str | int | bool]
+    readout: Readout
+    head: str
+    head_shape: dict[str, int]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model says about N images.
+
+    Attributes:
+        names: N names (paths, or numbers).
+        labels: N predicted classes.
+        probabilities: [N, K] float32, rows sum to one.
+        classes: K classes.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+
+def as_image_list(images: Images) -> ImageList:
+    """Any of the accepted inputs as an `ImageList`."""
+    if isinstance(images, str | Path):
+        path = Path(images)
+        if path.is_dir():
+            return read_folder(path).images
+        return FileImages(path.parent, [path.name])
+    if isinstance(images, Image.Image):
+        return PillowImages([images])
+    if isinstance(images, np.ndarray):
+        single = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (3, 4))
+        return ArrayImages(images[None] if single else images)
+    if not len(images):
+        raise UserError("There is nothing to predict: the list of images is empty.")
+    first = images[0]
+    if isinstance(first, str | Path):
+        return FileImages(Path(), [str(path) for path in images])  # type: ignore[arg-type]
+    if isinstance(first, Image.Image):
+        return PillowImages(list(images))  # type: ignore[arg-type]
+    return PillowImages([Image.fromarray(np.asarray(array)) for array in images])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModel:
+    """A backbone, a readout and a head that together predict classes.
+
+    Example (after `keepsight tune`)::
+
+        model = TunedModel.load("runs/demo/model")
+        model.predict("leaf.png").labels
+    """
+
+    method: str
+    backbone: Backbone
+    readout: Readout
+    head: Head
+    classes: tuple[str, ...]
+
+    def logits(self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64) -> Iterator[torch.Tensor]:
+        """Logits of the images, batch by batch, on the backbone's device."""
+        self.backbone.eval()
+        self.head.eval()
+        device = next(self.backbone.parameters()).device
+        readout = self.readout.resolved(self.backbone.depth)
+        for start in range(0, len(indices), batch_size):
+            batch = load_batch(images, indices[start : start + batch_size], self.backbone.preprocessing).to(device)
+            with torch.inference_mode():
+                yield self.head.to(device)(readout.read(self.backbone(batch, readout.blocks)))
+
+    def probabilities(
+        self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64, what: str = "predicting"
+    ) -> NDArray[np.float32]:
+        """Class probabilities [N, K] of the images at `indices`."""
+        rows: list[NDArray[np.float32]] = []
+        with Track(what, len(indices), "images") as track:
+            for logits in self.logits(images, indices, batch_size):
+                rows.append(torch.softmax(logits.float(), dim=1).cpu().numpy())
+                track.advance(len(logits))
+        return np.concatenate(rows)
+
+    def predict(self, images: Images, batch_size: int = 64) -> Predictions:
+        """Predict on a file, a folder, a PIL image, an array, or several of one kind.
+
+        Raises:
+            UserError: An image cannot be read.
+        """
+        source = as_image_list(images)
+        indices = np.arange(len(source))
+        probabilities = self.probabilities(source, indices, batch_size)
+        return Predictions(
+            names=tuple(source.name(i) for i in range(len(source))),
+            labels=tuple(self.classes[k] for k in probabilities.argmax(axis=1)),
+            probabilities=probabilities,
+            classes=self.classes,
+        )
+
+    def save(self, path: Path, version: str) -> None:
+        """Write `path` (model.json, backbone.safetensors, head.safetensors) atomically; self-contained."""
+        card = ModelCard(
+            keepsight=version,
+            method=self.method,
+            backbone=self.backbone.spec(),
+            readout=self.readout,
+            head=head_kind(self.head),
+            head_shape=self.head.shape(),
+            classes=self.classes,
+        )
+        with atomic_directory(path) as temporary:
+            (temporary / "model.json").write_text(card.model_dump_json(indent=2), encoding="utf-8")
+            for name, module in (("backbone", self.backbone.network), ("head", self.head)):
+                tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+                save_file(tensors, temporary / f"{name}.safetensors")
+
+    @staticmethod
+    def load(path: str | Path) -> TunedModel:
+        """Read what `save` wrote (a `model` folder, or the run folder that holds it).
+
+        Raises:
+            UserError: There is no model, or it is damaged or of another format.
+        """
+        folder = Path(path)
+        if not (folder / "model.json").is_file() and (folder / "model" / "model.json").is_file():
+            folder = folder / "model"
+        if not (folder / "model.json").is_file():
+            raise UserError(f"There is no tuned model in {path}: expected model.json in it or in its folder 'model'.")
+        try:
+            found = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+            if isinstance(found, dict) and found.get("format") != FORMAT:
+                raise UserError(
+                    f"The model in {folder} has format {found.get('format')}, this keepsight reads format {FORMAT}: "
+                    "load it with the keepsight that wrote it."
+                )
+            card = ModelCard.model_validate(found)
+            backbone = build_backbone(card.backbone)
+            head = build_head(card.head, card.head_shape)
+            backbone.network.load_state_dict(load_file(folder / "backbone.safetensors"))
+            head.load_state_dict(load_file(folder / "head.safetensors"))
+        except (ValueError, ValidationError, SafetensorError, OSError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"The model in {folder} is damaged or incomplete ({reason}): save it again.") from error
+        return TunedModel(card.method, backbone.eval(), card.readout, head.eval(), card.classes)

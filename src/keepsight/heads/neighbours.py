@@ -1,0 +1,86 @@
+"""The neighbour head: weighted votes of a bank of stored features. Knows tensors only, not where the votes came from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from keepsight.core import Head
+
+SIMILARITIES_AT_ONCE = 8_000_000
+"""Entries of the largest similarity matrix (32 MB), so that memory stays flat however many images are asked for."""
+
+SMOOTHING = 1e-3
+"""Share of a vote that is spread evenly over the classes, so that every logit is finite."""
+
+
+class NeighbourHead(Head):
+    """Log of the neighbours' weighted, smoothed vote.
+
+    With u = (x - mean) / scale, normalised to length one, and s_n = <u, bank_n>, the k entries of the largest s_n vote with
+    weight max(s_n, 0)^3: p = sum_n w_n votes_n / sum_n w_n, and the logits are log((1 - e) p + e / K) with e = 0.001.
+    A vote may be one-hot (a label) or a posterior.
+
+    Args:
+        features: Length F of the read-out features.
+        classes: Number of classes K.
+        bank: Number N of stored entries.
+        k: Neighbours that vote.
+
+    Example:
+        >>> head = NeighbourHead(features=2, classes=2, bank=2, k=1)
+        >>> head.store(torch.eye(2), torch.eye(2), mean_F=torch.zeros(2), scale_F=torch.ones(2))
+        >>> head(torch.tensor([[0.1, 2.0]])).argmax().item()
+        1
+    """
+
+    mean_F: Tensor
+    scale_F: Tensor
+    bank_NF: Tensor
+    votes_NK: Tensor
+
+    def __init__(self, features: int, classes: int, bank: int, k: int) -> None:
+        super().__init__()
+        if not 1 <= k <= bank:
+            raise ValueError(f"k must lie between 1 and the size of the bank ({bank}), got {k}")
+        self.k = k
+        self.register_buffer("mean_F", torch.zeros(features))
+        self.register_buffer("scale_F", torch.ones(features))
+        self.register_buffer("bank_NF", torch.zeros(bank, features))
+        self.register_buffer("votes_NK", torch.zeros(bank, classes))
+
+    def store(self, x_NF: Tensor, votes_NK: Tensor, mean_F: Tensor, scale_F: Tensor) -> None:
+        """Fill the bank with features [N, F] as they were read out, and their votes (rows that sum to one)."""
+        self.mean_F.copy_(mean_F)
+        self.scale_F.copy_(scale_F)
+        self.bank_NF.copy_(unit_rows(x_NF, mean_F, scale_F))
+        self.votes_NK.copy_(votes_NK)
+
+    def forward(self, x_BF: Tensor) -> Tensor:
+        """Logits [B, K]."""
+        rows = max(1, SIMILARITIES_AT_ONCE // len(self.bank_NF))
+        return torch.cat([self._logits(x) for x in x_BF.split(rows)]) if len(x_BF) else self._logits(x_BF)
+
+    def _logits(self, x_BF: Tensor) -> Tensor:
+        similar_BN = unit_rows(x_BF, self.mean_F, self.scale_F) @ self.bank_NF.T
+        similar_Bk, nearest_Bk = similar_BN.topk(self.k, dim=1)
+        return vote_logits(similar_Bk, self.votes_NK[nearest_Bk])
+
+    def shape(self) -> dict[str, int]:
+        """Keyword arguments of the constructor."""
+        bank, features = self.bank_NF.shape
+        return {"features": features, "classes": self.votes_NK.shape[1], "bank": bank, "k": self.k}
+
+
+def unit_rows(x_NF: Tensor, mean_F: Tensor, scale_F: Tensor) -> Tensor:
+    """(x - mean) / scale with every row scaled to length one (a zero row stays zero)."""
+    return F.normalize((x_NF - mean_F) / scale_F, dim=1)
+
+
+def vote_logits(similar_Bk: Tensor, votes_BkK: Tensor) -> Tensor:
+    """Logits [B, K] of votes [B, k, K] weighted by the cube of the positive part of their similarities [B, k]."""
+    # The small constant lets the nearest vote where none is similar at all.
+    weights_Bk = similar_Bk.clamp(min=1e-6).pow(3)
+    chance_BK = (weights_Bk[..., None] * votes_BkK).sum(dim=1) / weights_Bk.sum(dim=1, keepdim=True)
+    return torch.log((1 - SMOOTHING) * chance_BK + SMOOTHING / votes_BkK.shape[-1])

@@ -1,0 +1,165 @@
+"""The two ordinary baselines on frozen features: k nearest neighbours, and the logistic probe.
+
+Knows features and labels only. Whatever is chosen here (k, the penalty) is chosen on the labelled images alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+from torch.nn import functional as F
+
+from keepsight.core import Config, FeatureMethod
+from keepsight.heads.linear import LinearHead, fit_logistic_ladder, standardisation
+from keepsight.heads.neighbours import NeighbourHead, unit_rows, vote_logits
+
+
+class KNNConfig(Config):
+    """Settings of `KNN`.
+
+    Attributes:
+        ks: Candidate numbers of neighbours; those that exceed the number of labelled images less one are left out.
+    """
+
+    ks: tuple[int, ...] = (1, 3, 5, 10, 20)
+
+
+class KNN(FeatureMethod):
+    """k nearest labelled images by cosine similarity of standardised features, weighted by its cube.
+
+    k is the candidate with the best leave-one-out accuracy on the labelled images (log-loss decides ties, then the smaller k);
+    with one label in every class an image left out has nobody to vote for it, and k is 1.
+    """
+
+    def __init__(self, config: KNNConfig | None = None) -> None:
+        self.config = config or KNNConfig()
+
+    def fit(self, x_NF: Tensor, labels_N: Tensor, unlabelled_MF: Tensor, num_classes: int, seed: int) -> NeighbourHead:
+        """Choose k and store the labelled images; the unlabelled ones and the seed are not used."""
+        del unlabelled_MF, seed
+        mean_F, scale_F = standardisation(x_NF)
+        votes_NK = F.one_hot(labels_N, num_classes).to(x_NF)
+        k = choose_k(unit_rows(x_NF, mean_F, scale_F), labels_N, votes_NK, self.config.ks)
+        head = NeighbourHead(features=x_NF.shape[1], classes=num_classes, bank=len(x_NF), k=k)
+        head.store(x_NF, votes_NK, mean_F, scale_F)
+        return head
+
+
+def choose_k(unit_NF: Tensor, labels_N: Tensor, votes_NK: Tensor, ks: tuple[int, ...]) -> int:
+    """The k of the best leave-one-out accuracy among unit rows, log-loss breaking ties; 1 where no class has two labels."""
+    ks = tuple(k for k in ks if k < len(unit_NF))
+    if not ks or bool((votes_NK.sum(dim=0) < 2).all()):
+        return 1
+    rows = max(1, 8_000_000 // len(unit_NF))
+    parts = []
+    for own in torch.arange(len(unit_NF)).split(rows):
+        similar = unit_NF[own] @ unit_NF.T
+        similar[torch.arange(len(own)), own] = -torch.inf
+        parts.append(similar.topk(max(ks), dim=1))
+    similar_Nk = torch.cat([p.values for p in parts])
+    nearest_Nk = torch.cat([p.indices for p in parts])
+
+    def score(k: int) -> tuple[float, float]:
+        logits_NK = vote_logits(similar_Nk[:, :k], votes_NK[nearest_Nk[:, :k]])
+        accuracy = (logits_NK.argmax(dim=1) == labels_N).float().mean().item()
+        return accuracy, -F.cross_entropy(logits_NK, labels_N).item()
+
+    return max(sorted(ks), key=score)
+
+
+class ProbeConfig(Config):
+    """Settings of `Probe`.
+
+    Attributes:
+        strengths: The ladder of L2 penalties, each in units of the features' mean squared length, so that they mean the same
+            for any readout.
+        folds: Folds of the cross-validation; fewer where the smallest class has fewer labels.
+        default_strength: Used where a class has a single label, so that no cross-validation is possible.
+        search_tolerance: Relative accuracy of the solutions that the cross-validation compares.
+        final_tolerance: Relative accuracy of the solution that is kept.
+    """
+
+    strengths: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-14, -1))
+    folds: int = 5
+    default_strength: float = 1e-4
+    search_tolerance: float = 0.1
+    final_tolerance: float = 0.01
+
+
+class Probe(FeatureMethod):
+    """Multinomial logistic regression on standardised features, its penalty chosen by stratified cross-validation.
+
+    The strength with the best cross-validated accuracy wins, log-loss breaking ties; then all labels are fitted with it.
+    """
+
+    def __init__(self, config: ProbeConfig | None = None) -> None:
+        self.config = config or ProbeConfig()
+
+    def fit(self, x_NF: Tensor, labels_N: Tensor, unlabelled_MF: Tensor, num_classes: int, seed: int) -> LinearHead:
+        """Choose the strength (the seed shuffles the folds) and fit all labels; unlabelled images are not used."""
+        del unlabelled_MF
+        mean_F, scale_F = standardisation(x_NF)
+        z_NF = (x_NF - mean_F) / scale_F
+        relative, _ = self.choose_strength(z_NF, labels_N, num_classes, seed)
+        strength = relative * squared_length(z_NF)
+        fit = fit_logistic_ladder(z_NF, labels_N, num_classes, [strength], tolerance=self.config.final_tolerance)
+        head = LinearHead(features=x_NF.shape[1], classes=num_classes)
+        weight_KF, bias_K = fit.coefficients(split=0, strength=0)
+        head.load_state_dict({"mean_F": mean_F, "scale_F": scale_F, "weight_KF": weight_KF, "bias_K": bias_K})
+        return head
+
+    def choose_strength(
+        self, z_NF: Tensor, labels_N: Tensor, num_classes: int, seed: int
+    ) -> tuple[float, Tensor | None]:
+        """The relative strength for standardised features, and its cross-validated logits [N, K] (None without folds)."""
+        held_out_SN = stratified_folds(labels_N, self.config.folds, seed)
+        if held_out_SN is None:
+            return self.config.default_strength, None
+        unit = squared_length(z_NF)
+        fit = fit_logistic_ladder(
+            z_NF,
+            labels_N,
+            num_classes,
+            [s * unit for s in self.config.strengths],
+            weights_SN=(~held_out_SN).to(z_NF),
+            tolerance=self.config.search_tolerance,
+        )
+        scored = []
+        for index, strength in enumerate(self.config.strengths):
+            logits_NK = torch.zeros(len(z_NF), num_classes).to(z_NF)
+            for fold, held_out_N in enumerate(held_out_SN):
+                logits_NK[held_out_N] = fit.logits(fold, index)[held_out_N]
+            accuracy = (logits_NK.argmax(dim=1) == labels_N).float().mean().item()
+            scored.append((accuracy, -F.cross_entropy(logits_NK, labels_N).item(), strength, logits_NK))
+        best = max(scored, key=lambda s: s[:2])
+        return best[2], best[3]
+
+
+def squared_length(z_NF: Tensor) -> float:
+    """Mean squared length of the rows: the unit of the probe's strengths."""
+    return max(z_NF.square().sum(dim=1).mean().item(), torch.finfo(z_NF.dtype).tiny)
+
+
+def stratified_folds(labels_N: Tensor, folds: int, seed: int) -> Tensor | None:
+    """Held-out rows of each fold, [S, N] bool: at most `folds`, at most the smallest class's count; None if that is one.
+
+    Every class has a row outside every fold.
+
+    Example:
+        >>> stratified_folds(torch.tensor([0, 0, 1, 1, 1]), folds=5, seed=0).shape
+        torch.Size([2, 5])
+        >>> stratified_folds(torch.tensor([0, 1, 1]), folds=5, seed=0) is None
+        True
+    """
+    labels: NDArray[np.int64] = labels_N.cpu().numpy()
+    count = min(folds, int(np.unique(labels, return_counts=True)[1].min()))
+    if count < 2:
+        return None
+    held_out_SN = torch.zeros(count, len(labels), dtype=torch.bool)
+    splitter = StratifiedKFold(count, shuffle=True, random_state=seed % 2**32)
+    for fold, (_, rows) in enumerate(splitter.split(np.zeros((len(labels), 1)), labels)):
+        held_out_SN[fold, rows] = True
+    return held_out_SN.to(labels_N.device)

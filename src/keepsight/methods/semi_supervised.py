@@ -1,0 +1,117 @@
+"""Label propagation on the neighbour graph of labelled and unlabelled features. Knows features and labels only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from keepsight.core import Config, FeatureMethod
+from keepsight.heads.linear import standardisation
+from keepsight.heads.neighbours import SIMILARITIES_AT_ONCE, NeighbourHead, unit_rows
+
+Array = NDArray[np.float64]
+
+
+class LabelPropagationConfig(Config):
+    """Settings of `LabelPropagation`.
+
+    Attributes:
+        k: Neighbours of each node in the graph, and of a new image among the nodes.
+        alpha: Share of a node's value that comes from its neighbours.
+        tolerance: Relative residual at which conjugate gradients stop.
+    """
+
+    k: int = 10
+    alpha: float = 0.99
+    tolerance: float = 1e-6
+
+
+class LabelPropagation(FeatureMethod):
+    """Labels spread over the neighbour graph of all images; new images take the vote of their neighbours in it.
+
+    Zhou et al., "Learning with local and global consistency" (2004): (I - alpha S) Z = Y.
+    """
+
+    def __init__(self, config: LabelPropagationConfig | None = None) -> None:
+        self.config = config or LabelPropagationConfig()
+
+    def fit(self, x_NF: Tensor, labels_N: Tensor, unlabelled_MF: Tensor, num_classes: int, seed: int) -> NeighbourHead:
+        """Propagate over N + M nodes and store them all with their posteriors; nothing is random."""
+        del seed
+        nodes = torch.cat([x_NF, unlabelled_MF])
+        mean_F, scale_F = standardisation(nodes)
+        graph = neighbour_graph(unit_rows(nodes, mean_F, scale_F), self.config.k)
+        y = np.zeros((len(nodes), num_classes))
+        y[np.arange(len(x_NF)), labels_N.cpu().numpy()] = 1.0
+        z = propagate(graph, y, self.config.alpha, self.config.tolerance)
+        k = min(self.config.k, len(nodes))
+        head = NeighbourHead(features=x_NF.shape[1], classes=num_classes, bank=len(nodes), k=k)
+        head.store(nodes, torch.from_numpy(posteriors(z)).to(x_NF), mean_F, scale_F)
+        return head
+
+
+def neighbour_graph(unit_NF: Tensor, k: int) -> sparse.csr_array:
+    """Normalised weights S = D^-1/2 W D^-1/2 [N, N] of the graph in which each row is tied to its k nearest.
+
+    W = (A + A^T) / 2 with A_ij = max(cos_ij, 0)^3 for the k most similar j of i, itself excepted. Similarities are taken in
+    chunks, so that memory grows with N k and not with N^2.
+    """
+    n = len(unit_NF)
+    k = min(k, n - 1)
+    if k < 1:
+        return sparse.csr_array((n, n))
+    values, columns = [], []
+    for own in torch.arange(n, device=unit_NF.device).split(max(1, SIMILARITIES_AT_ONCE // n)):
+        similar = unit_NF[own] @ unit_NF.T
+        similar[torch.arange(len(own)), own] = -torch.inf
+        top = similar.topk(k, dim=1)
+        values.append(top.values.clamp(min=0).double().pow(3).cpu())
+        columns.append(top.indices.cpu())
+    weights = torch.cat(values).flatten().numpy()
+    rows = np.repeat(np.arange(n), k)
+    a = sparse.csr_array((weights, (rows, torch.cat(columns).flatten().numpy())), shape=(n, n))
+    w = (a + a.T) * 0.5
+    degree = np.asarray(w.sum(axis=1)).ravel()
+    root = np.where(degree > 0, 1 / np.sqrt(np.maximum(degree, 1e-300)), 0.0)
+    return sparse.csr_array(w.multiply(root[:, None]).multiply(root[None, :]))
+
+
+def propagate(graph: sparse.csr_array, y_NC: Array, alpha: float, tolerance: float = 1e-6) -> Array:
+    """Z [N, C] with (I - alpha S) Z = Y, all columns at once by conjugate gradients.
+
+    Stops when every column's residual norm is below tolerance times the norm of that column of Y.
+
+    Raises:
+        ValueError: alpha is outside [0, 1), where the system is not positive definite.
+    """
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha must lie in [0, 1), got {alpha}")
+    z = y_NC.copy()
+    residual = alpha * (graph @ y_NC)
+    direction = residual.copy()
+    size = np.square(residual).sum(axis=0)
+    target = np.square(y_NC).sum(axis=0) * tolerance**2
+    # The condition number is at most (1 + alpha) / (1 - alpha), which bounds the iterations.
+    limit = 50 + int(20 * np.sqrt((1 + alpha) / (1 - alpha)))
+    for _ in range(limit):
+        if np.all(size <= target):
+            break
+        image = direction - alpha * (graph @ direction)
+        length = size / np.maximum((direction * image).sum(axis=0), 1e-300)
+        z += length * direction
+        residual -= length * image
+        size, last = np.square(residual).sum(axis=0), size
+        direction = residual + (size / np.maximum(last, 1e-300)) * direction
+    return z
+
+
+def posteriors(z_NK: Array) -> Array:
+    """Rows scaled to sum to one; a row that no label has reached becomes uniform."""
+    z_NK = np.maximum(z_NK, 0)
+    total = z_NK.sum(axis=1, keepdims=True)
+    return np.where(total > 0, z_NK / np.maximum(total, 1e-300), 1 / z_NK.shape[1])

@@ -1,0 +1,220 @@
+"""One cell of the table: one method, fitted on one draw of labels, predicting on images it did not see."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+import keepsight
+from keepsight.core import Backbone, Config, Dataset, FeatureMethod, Head, Readout
+from keepsight.core.files import atomic_directory
+from keepsight.data.streams import Stream
+from keepsight.data.transforms import load_batch
+from keepsight.evaluate.cost import measured
+from keepsight.export.model import TunedModel
+from keepsight.features.extract import Extractor
+from keepsight.heads.linear import LinearHead
+from keepsight.methods.finetune import Adapter, Finetune
+from keepsight.methods.frozen import KNN, Probe
+from keepsight.methods.semi_supervised import LabelPropagation
+from keepsight.objectives.classification import cross_entropy
+from keepsight.recipes.config import FinetuneSettings, MethodName, TuneConfig
+from keepsight.train import ImageBatches, train
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all cells of a run share; `backbone` is never changed, tuning works on copies."""
+
+    config: TuneConfig
+    dataset: Dataset
+    backbone: Backbone
+    readout: Readout
+    extractor: Extractor
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One fit: its name within the method ('seed-0', 'fold-2'), its images, and where it is measured."""
+
+    method: MethodName
+    name: str
+    seed: int
+    labelled: Indices
+    validation: Indices
+    unlabelled: Indices
+    measured_on: Indices
+    keep_model: bool = False
+
+    def folder(self, root: Path) -> Path:
+        """Where its outcome lies."""
+        return root / "cells" / self.method / self.name
+
+
+class CellRecord(Config):
+    """cell.json: what a finished cell cost and how its weights were selected."""
+
+    selection: Literal["last", "validation"]
+    selected_step: int
+    steps: int
+    trainable_parameters: int
+    seconds: float
+    peak_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class CellOutcome:
+    """A finished cell: its record and the probabilities [N, K] on `measured_on`."""
+
+    record: CellRecord
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    model: TunedModel
+    predict: Callable[[], NDArray[np.float32]]
+    trainable_parameters: int
+    selection: Literal["last", "validation"] = "last"
+    selected_step: int = 0
+    steps: int = 0
+
+
+def run_cell(context: Context, cell: Cell) -> CellOutcome:
+    """The cell's outcome, computed unless it is on disk already; a killed cell resumes from its last checkpoint."""
+    folder = cell.folder(context.folder)
+    if not (folder / "cell.json").is_file():
+        with measured() as cost:
+            torch.manual_seed(cell.seed)
+            fitted = _fit(context, cell)
+            probabilities = fitted.predict()
+        record = CellRecord(
+            selection=fitted.selection,
+            selected_step=fitted.selected_step,
+            steps=fitted.steps,
+            trainable_parameters=fitted.trainable_parameters,
+            seconds=cost.seconds,
+            peak_mib=cost.peak_mib,
+        )
+        with atomic_directory(folder) as temporary:
+            np.save(temporary / "probabilities.npy", probabilities)
+            if cell.keep_model:
+                fitted.model.save(temporary / "model", keepsight.__version__)
+            (temporary / "cell.json").write_text(record.model_dump_json(indent=2))
+        shutil.rmtree(_checkpoints(context, cell), ignore_errors=True)
+    record = CellRecord.model_validate(json.loads((folder / "cell.json").read_text()))
+    probabilities = np.load(folder / "probabilities.npy", allow_pickle=False)
+    return CellOutcome(record, probabilities.astype(np.float64))
+
+
+def _checkpoints(context: Context, cell: Cell) -> Path:
+    return context.folder / "checkpoints" / cell.method / cell.name
+
+
+def _fit(context: Context, cell: Cell) -> _Fitted:
+    config = context.config
+    if cell.method == "knn":
+        return _fit_frozen(context, cell, KNN(config.knn))
+    if cell.method == "probe":
+        return _fit_frozen(context, cell, Probe(config.probe))
+    if cell.method == "label-propagation":
+        return _fit_frozen(context, cell, LabelPropagation(config.label_propagation))
+    if cell.method == "finetune-lora":
+        return _fit_finetune(context, cell, "lora", config.finetune_lora)
+    return _fit_finetune(context, cell, "full", config.finetune_full)
+
+
+def _labels(context: Context, indices: Indices) -> Tensor:
+    return torch.from_numpy(context.dataset.labels[indices])
+
+
+def _fit_head(context: Context, cell: Cell, method: FeatureMethod, unlabelled: Indices) -> Head:
+    x_NF = context.extractor.features(cell.labelled, context.readout)
+    u_MF = context.extractor.features(unlabelled, context.readout) if len(unlabelled) else x_NF[:0]
+    return method.fit(x_NF, _labels(context, cell.labelled), u_MF, len(context.dataset.classes), cell.seed)
+
+
+def _fit_frozen(context: Context, cell: Cell, method: FeatureMethod) -> _Fitted:
+    head = _fit_head(context, cell, method, cell.unlabelled).eval()
+    model = TunedModel(cell.method, context.backbone, context.readout, head, context.dataset.classes)
+
+    def predict() -> NDArray[np.float32]:
+        x_NF = context.extractor.features(cell.measured_on, context.readout)
+        with torch.inference_mode():
+            probabilities: NDArray[np.float32] = torch.softmax(head(x_NF), dim=1).numpy()
+        return probabilities
+
+    return _Fitted(model, predict, sum(p.numel() for p in head.parameters()))
+
+
+def _fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: FinetuneSettings) -> _Fitted:
+    head = _fit_head(context, cell, Probe(context.config.probe), cell.unlabelled[:0])
+    assert isinstance(head, LinearHead)
+    backbone = copy.deepcopy(context.backbone)
+    method = Finetune(backbone, context.readout, head, adapter, settings.objective)
+    trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    labels_N = context.dataset.labels
+    steps = settings.epochs * math.ceil(len(cell.labelled) / settings.batch_size)
+    batches = ImageBatches(
+        context.dataset.images,
+        labels_N,
+        Stream(cell.labelled, settings.batch_size, cell.seed),
+        None,
+        context.backbone.preprocessing,
+        settings.augmentation,
+        cell.seed,
+    )
+    writer = SummaryWriter(str(context.folder / "tensorboard" / f"{cell.method}-{cell.name}"))
+
+    def report(step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, step)
+
+    try:
+        outcome = train(
+            method,
+            batches,
+            steps,
+            settings.training,
+            _checkpoints(context, cell),
+            partial(_validation_score, context, cell, method) if len(cell.validation) else None,
+            report,
+            f"{cell.method} {cell.name}",
+        )
+    finally:
+        writer.close()
+    method.merge()
+    model = TunedModel(cell.method, backbone.eval(), context.readout, head.eval(), context.dataset.classes)
+    predict = partial(
+        model.probabilities, context.dataset.images, cell.measured_on, what=f"{cell.method} {cell.name} predicting"
+    )
+    return _Fitted(model, predict, trainable, outcome.selection, outcome.selected_step, outcome.steps)
+
+
+def _validation_score(context: Context, cell: Cell, method: Finetune) -> float:
+    """Minus the mean cross-entropy (nats) on the validation images: finer than accuracy where they are few."""
+    total = 0.0
+    device = next(method.parameters()).device
+    for start in range(0, len(cell.validation), 64):
+        chosen = cell.validation[start : start + 64]
+        images = load_batch(context.dataset.images, chosen, context.backbone.preprocessing).to(device)
+        with torch.inference_mode():
+            loss = cross_entropy(method.logits(images), _labels(context, chosen).to(device))
+        total += loss.item() * len(chosen)
+    return -total / len(cell.validation)

@@ -1,0 +1,203 @@
+"""The complete config of `tune`, composed of the components' own; defaults of a component stand in the component."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from keepsight.backbones.load import BackboneConfig
+from keepsight.core import Config, Readout, UserError
+from keepsight.data.splits import SplitConfig
+from keepsight.data.transforms import AugmentConfig
+from keepsight.methods.finetune import FinetuneConfig
+from keepsight.methods.frozen import KNNConfig, ProbeConfig
+from keepsight.methods.semi_supervised import LabelPropagationConfig
+from keepsight.train import OptimConfig, TrainConfig
+
+MethodName = Literal["knn", "probe", "label-propagation", "finetune-lora", "finetune-full"]
+METHODS: tuple[MethodName, ...] = typing.get_args(MethodName)
+"""In the order of their cost; ties are decided for the earlier one."""
+
+
+class FinetuneSettings(Config):
+    """How one adapter is fine-tuned.
+
+    Attributes:
+        epochs: Passes over the labelled images.
+        batch_size: Labelled images a step.
+        objective: The method's own config.
+        augmentation: Of the training images.
+        training: The loop's config.
+    """
+
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    objective: FinetuneConfig = FinetuneConfig()
+    augmentation: AugmentConfig = AugmentConfig()
+    training: TrainConfig = TrainConfig()
+
+
+def _lora() -> FinetuneSettings:
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=1e-3)))
+
+
+def _full() -> FinetuneSettings:
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=1e-4)))
+
+
+class TuneConfig(Config):
+    """Everything `keepsight tune` does, as saved in a run's config.yaml.
+
+    Attributes:
+        data: Embedded name, folder or CSV.
+        backbone: Which model, weights and input size.
+        readout: Which blocks and pools, as text ('8:grid2', 'last:cls'), or 'auto'.
+        methods: What to compare.
+        seeds: How many seeds; each draws its own labelled images where `split.labels` keeps fewer than there are.
+        split: Labels, test and validation parts.
+        selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
+        knn, probe, label_propagation, finetune_lora, finetune_full: The methods' own settings.
+    """
+
+    data: str
+    backbone: BackboneConfig = BackboneConfig()
+    readout: str = "auto"
+    methods: tuple[MethodName, ...] = METHODS
+    seeds: int = Field(default=3, ge=1)
+    split: SplitConfig = SplitConfig()
+    selection_folds: int = Field(default=5, ge=0)
+    knn: KNNConfig = KNNConfig()
+    probe: ProbeConfig = ProbeConfig()
+    label_propagation: LabelPropagationConfig = LabelPropagationConfig()
+    finetune_lora: FinetuneSettings = Field(default_factory=_lora)
+    finetune_full: FinetuneSettings = Field(default_factory=_full)
+
+    @field_validator("readout")
+    @classmethod
+    def _readout(cls, text: str) -> str:
+        return text if text == "auto" else str(Readout.parse(text))
+
+    @field_validator("methods")
+    @classmethod
+    def _methods(cls, methods: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
+        if not methods or len(set(methods)) != len(methods):
+            raise ValueError("name at least one method, each once")
+        return tuple(sorted(methods, key=METHODS.index))
+
+
+def demo() -> dict[str, Any]:
+    """The main job on embedded data: MNIST-5k, 1,500 images held out, 100 labels, the packaged ViT at 56 px, within minutes."""
+    return {
+        "data": "mnist-5k",
+        "backbone": {"name": "vit_s14_imgfocus", "size": 56},
+        "split": {"labels": 100, "test": 1500},
+        "selection_folds": 3,
+    }
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _nested(assignment: str) -> dict[str, Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise UserError(
+            f"{assignment!r} is not understood: settings are given as key=value, for example split.labels=40."
+        )
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError as error:
+        raise UserError(f"The value of {assignment!r} is not valid YAML: quote it, or check its brackets.") from error
+    for name in reversed(key.strip().split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The configuration file {path} cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The configuration file {path} is not valid YAML ({str(error).splitlines()[0]}).") from error
+    if not isinstance(found, dict):
+        raise UserError(f"The configuration file {path} must hold 'key: value' lines, found {type(found).__name__}.")
+    return found
+
+
+def _model_at(path: Sequence[int | str]) -> type[BaseModel]:
+    """The config class that a validation error's location points into."""
+    model: type[BaseModel] = TuneConfig
+    for name in path:
+        field = model.model_fields.get(str(name))
+        if field is None:
+            break
+        for candidate in (field.annotation, *typing.get_args(field.annotation)):
+            if (
+                isinstance(candidate, type)
+                and not isinstance(candidate, types.GenericAlias)
+                and issubclass(candidate, BaseModel)
+            ):
+                model = candidate
+    return model
+
+
+def _explain(error: ValidationError) -> UserError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        names = list(_model_at(first["loc"][:-1]).model_fields)
+        close = difflib.get_close_matches(str(first["loc"][-1]), names, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}."
+        return UserError(f"There is no setting {where!r}: {hint}")
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" ({error.error_count() - 1} more like this)" if error.error_count() > 1 else ""
+    return UserError(f"The setting {where}={first['input']!r} is wrong: {message}{more}.")
+
+
+def resolve(
+    data: str, file: Path | None = None, settings: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
+) -> TuneConfig:
+    """One complete config: the recipe's defaults, then the YAML file, then `settings`, then key=value assignments.
+
+    Args:
+        data: What to tune on; 'demo' starts from the `demo` recipe.
+        file: YAML, for example a run's config.yaml.
+        settings: Nested settings.
+        assignments: 'a.b=value' texts; values are YAML.
+
+    Raises:
+        UserError: An unknown key (with the nearest spelling), or a wrong type or value.
+
+    Example:
+        >>> resolve("leaves", assignments=["split.labels=40", "methods=[probe]"]).split.labels
+        40
+    """
+    merged: dict[str, Any] = demo() if data == "demo" else {"data": data}
+    if file is not None:
+        merged = _merge(_read_yaml(file), {"data": merged["data"]} if data != "demo" else {})
+        merged.setdefault("data", data)
+    merged = _merge(merged, settings or {})
+    for assignment in assignments:
+        merged = _merge(merged, _nested(assignment))
+    try:
+        return TuneConfig.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def as_yaml(config: TuneConfig) -> str:
+    """The config as YAML that `resolve` reads back to the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

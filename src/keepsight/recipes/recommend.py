@@ -1,0 +1,68 @@
+"""Which method to use, chosen on labelled training images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keepsight.core import Config
+
+
+class Recommendation(Config):
+    """recommendation.json.
+
+    Attributes:
+        method: The recommended method.
+        why: One sentence for a person.
+        criterion: "cross-validation", or "rule" where the labels are too few for it.
+    """
+
+    method: str
+    why: str
+    criterion: str
+
+
+def recommend(
+    methods: Sequence[str], wrong_by_method: Mapping[str, NDArray[np.bool_]], folds: int, has_unlabelled: bool
+) -> Recommendation:
+    """The method with the fewest cross-validated errors on the labelled images; the cheaper (earlier) one of equals.
+
+    Args:
+        methods: In the order of their cost.
+        wrong_by_method: For each method, whether it was wrong on each labelled image when that was held out (same order
+            of images for all); empty where no cross-validation was possible.
+        folds: Number of folds.
+        has_unlabelled: Whether there are unlabelled images.
+    """
+    if not wrong_by_method:
+        prefer = ["label-propagation", "probe", "knn"] if has_unlabelled else ["probe", "knn"]
+        method = next((m for m in prefer if m in methods), methods[0])
+        return Recommendation(
+            method=method,
+            why=f"Recommended: {method}, by rule and not by measurement: with a single label in some class (or selection_folds=0) "
+            "the labelled images allow no cross-validation.",
+            criterion="rule",
+        )
+    errors = {m: float(wrong_by_method[m].mean()) for m in methods}
+    best = min(methods, key=lambda m: errors[m])
+    n = len(wrong_by_method[best])
+    close = []
+    for other in methods:
+        difference = wrong_by_method[other].astype(np.float64) - wrong_by_method[best]
+        if other != best and difference.mean() <= 1.96 * difference.std(ddof=1) / np.sqrt(n):
+            close.append(other)
+    doubt = (
+        f" On {n} labels it is not distinguishable from {', '.join(close)} (paired difference within 1.96 standard errors)."
+        if close
+        else " Every other method is worse by more than 1.96 standard errors of the paired difference."
+    )
+    others = "; ".join(f"{m} {100 * errors[m]:.1f} %" for m in methods if m != best)
+    compared = f" ({others})" if others else ""
+    return Recommendation(
+        method=best,
+        why=f"Recommended: {best}, because it has the lowest {folds}-fold cross-validated error on the {n} labelled images: "
+        f"{100 * errors[best]:.1f} %{compared}; the test labels were not used.{doubt if others else ''}",
+        criterion="cross-validation",
+    )

@@ -1,0 +1,338 @@
+"""A config into a run: data, splits, backbone, readout, cells, records, recommendation, report."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+import keepsight
+from keepsight.backbones.load import load_backbone
+from keepsight.core import Dataset, Readout, Result, UserError
+from keepsight.core.files import atomic_file, make_directory, write_text
+from keepsight.core.progress import log
+from keepsight.core.result import read_results
+from keepsight.data.load import load_dataset
+from keepsight.data.splits import Draw, Splits, make_splits, stratified_folds
+from keepsight.evaluate.cost import measured
+from keepsight.export.model import Images, Predictions, TunedModel
+from keepsight.features.auto_readout import ReadoutChoice, candidate_readouts, choose_readout
+from keepsight.features.extract import Extractor
+from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
+from keepsight.recipes.config import MethodName, TuneConfig, as_yaml, resolve
+from keepsight.recipes.recommend import Recommendation, recommend
+from keepsight.recipes.records import records_of
+from keepsight.report.html import write_html
+
+READOUT_SAMPLE = 1500
+"""Unlabelled images that `readout="auto"` looks at."""
+
+
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: Its folder.
+        results: All records.
+        recommended: The recommended method.
+        why: The sentence that says why.
+    """
+
+    def __init__(self, path: Path, results: list[Result], recommendation: Recommendation) -> None:
+        self.path, self.results = path, results
+        self.recommended, self.why = recommendation.method, recommendation.why
+
+    @functools.cached_property
+    def model(self) -> TunedModel:
+        """The recommended method's model, fitted on the first seed's labels."""
+        return TunedModel.load(self.path / "model")
+
+    def predict(self, images: Images) -> Predictions:
+        """`TunedModel.predict` of the recommended model."""
+        return self.model.predict(images)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, recommended={self.recommended!r})"
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run in this folder came to its end."""
+    return (path / "recommendation.json").is_file() and (path / "model" / "model.json").is_file()
+
+
+def load_run(path: str | Path) -> Run:
+    """A finished run from its folder; UserError if there is none."""
+    folder = Path(path)
+    if not is_finished(folder):
+        raise UserError(f"There is no finished run in {folder}: start or resume it with keepsight tune --out {folder}.")
+    recommendation = Recommendation.model_validate_json((folder / "recommendation.json").read_text(encoding="utf-8"))
+    return Run(folder, read_results(folder / "results.jsonl"), recommendation)
+
+
+def _same_config(path: Path, config: TuneConfig) -> bool:
+    try:
+        found: Any = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        return resolve(config.data, settings=found) == config
+    except (OSError, yaml.YAMLError, UserError, TypeError):
+        return False
+
+
+def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> Path:
+    """Where the run goes.
+
+    With `out`: that folder; a run of the same config in it is resumed, one of another config is an error unless
+    `overwrite`. Without: runs/NAME, or the first of runs/NAME-2, -3... that is free or holds an unfinished run of the
+    same config, which is resumed.
+    """
+    if out is None:
+        name = Path(config.data).resolve().stem if Path(config.data).exists() else config.data
+        number = 1
+        while True:
+            path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+            if not path.exists() or (_same_config(path, config) and not is_finished(path)):
+                return path
+            number += 1
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"The output {path} is a file: give a folder.")
+    if path.is_dir() and any(path.iterdir()) and not _same_config(path, config):
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"The output folder {path} is not empty and holds no run: choose another one.")
+        if not overwrite:
+            raise UserError(
+                f"The folder {path} holds a run with another configuration: choose another --out, or replace it with --overwrite."
+            )
+    if overwrite and (path / "config.yaml").is_file():
+        shutil.rmtree(path)
+    return path
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
+
+
+def _environment() -> dict[str, Any]:
+    names = (
+        "torch",
+        "torchvision",
+        "timm",
+        "peft",
+        "accelerate",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "pillow",
+        "safetensors",
+    )
+    return {
+        "keepsight": keepsight.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: metadata.version(name) for name in names},
+    }
+
+
+def _readout(config: TuneConfig, dataset: Dataset, extractor: Extractor, draw: Draw, folder: Path) -> Readout:
+    """The configured readout, or the one chosen on the first seed's labelled (and some unlabelled) images."""
+    depth = extractor.backbone.depth
+    if config.readout != "auto":
+        return Readout.parse(config.readout).resolved(depth)
+    path = folder / "readout.json"
+    if not path.is_file():
+        rng = np.random.default_rng(config.split.seed)
+        sample = draw.unlabelled
+        if len(sample) > READOUT_SAMPLE:
+            sample = np.sort(rng.choice(sample, READOUT_SAMPLE, replace=False))
+        candidates = candidate_readouts(depth)
+        parts = sorted({part for candidate in candidates for part in candidate.parts})
+        log.info("choosing the readout among %d candidates", len(candidates))
+        extractor.fill(np.concatenate([draw.labelled, sample]), parts)
+        choice = choose_readout(
+            candidates,
+            lambda block, pool: (extractor.part(draw.labelled, block, pool), extractor.part(sample, block, pool)),
+            torch.from_numpy(dataset.labels[draw.labelled]),
+            len(dataset.classes),
+            config.split.seed,
+        )
+        write_text(path, choice.model_dump_json(indent=2))
+    choice = ReadoutChoice.model_validate_json(path.read_text(encoding="utf-8"))
+    log.info("readout %s, chosen by %s", choice.readout, choice.criterion)
+    return choice.readout
+
+
+def _cells(config: TuneConfig, dataset: Dataset, splits: Splits) -> tuple[list[Cell], list[Cell]]:
+    """(cross-validation cells on the first draw's labels, one cell a seed measured on test), method by method."""
+    first = splits.draws[0]
+    folds = (
+        stratified_folds(dataset.labels[first.labelled], config.selection_folds, first.seed)
+        if config.selection_folds >= 2 and len(config.methods) > 1
+        else []
+    )
+    validation = [
+        Cell(
+            method=method,
+            name=f"fold-{i}",
+            seed=first.seed,
+            labelled=first.labelled[training],
+            validation=first.validation,
+            unlabelled=first.unlabelled,
+            measured_on=first.labelled[held_out],
+        )
+        for method in config.methods
+        for i, (training, held_out) in enumerate(folds)
+    ]
+    final = [
+        Cell(
+            method=method,
+            name=f"seed-{draw.seed}",
+            seed=draw.seed,
+            labelled=draw.labelled,
+            validation=draw.validation,
+            unlabelled=draw.unlabelled,
+            measured_on=splits.test,
+            keep_model=draw is first,
+        )
+        for method in config.methods
+        for draw in splits.draws
+    ]
+    return validation, final
+
+
+def _start(config: TuneConfig, path: Path) -> tuple[Dataset, Splits]:
+    dataset = load_dataset(config.data)
+    if (path / "splits.json").is_file():
+        splits = Splits.read(path / "splits.json", dataset)
+    else:
+        splits = make_splits(dataset, config.split, tuple(range(config.seeds)))
+    make_directory(path)
+    write_text(path / "config.yaml", as_yaml(config))
+    write_text(path / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+    splits.save(path / "splits.json")
+    first = splits.draws[0]
+    log.info(
+        "%s: %d images, %d classes; %d labelled, %d validation, %d unlabelled, %d test",
+        dataset.name,
+        len(dataset.images),
+        len(dataset.classes),
+        len(first.labelled),
+        len(first.validation),
+        len(first.unlabelled),
+        len(splits.test),
+    )
+    return dataset, splits
+
+
+def _finish(
+    config: TuneConfig,
+    context: Context,
+    splits: Splits,
+    outcomes: dict[tuple[MethodName, str], CellOutcome],
+    cv: Sequence[Cell],
+) -> Run:
+    labels = context.dataset.labels
+    wrong = {
+        method: np.concatenate(
+            [
+                outcomes[c.method, c.name].probabilities.argmax(axis=1) != labels[c.measured_on]
+                for c in cv
+                if c.method == method
+            ]
+        )
+        for method in config.methods
+        if any(c.method == method for c in cv)
+    }
+    folds = len({c.name for c in cv})
+    recommendation = recommend(config.methods, wrong, folds, len(splits.draws[0].unlabelled) > 0)
+    results = records_of(context, splits, outcomes, cv)
+    path = context.folder
+    write_text(path / "results.jsonl", "".join(r.model_dump_json() + "\n" for r in results))
+    chosen = path / "cells" / recommendation.method / f"seed-{splits.draws[0].seed}" / "model"
+    TunedModel.load(chosen).save(path / "model", keepsight.__version__)
+    notes = {"Configuration": as_yaml(config), "Environment": (path / "environment.json").read_text(encoding="utf-8")}
+    write_html(path / "report.html", results, recommendation.method, recommendation.why, notes)
+    with atomic_file(path / "recommendation.json") as temporary:
+        temporary.write_text(recommendation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Run(path, results, recommendation)
+
+
+def tune(
+    data: str | Path | TuneConfig, *, out: str | Path | None = None, overwrite: bool = False, **settings: Any
+) -> Run:
+    """Tune a pretrained model on images, compare the methods, recommend one; everything is saved in one folder.
+
+    Args:
+        data: Embedded name ('demo', 'mnist-5k'), folder or CSV; or a complete config.
+        out: The run's folder; see `run_folder` for the default. A killed run is resumed by the same call.
+        overwrite: Replace what is in `out`.
+        **settings: Settings as in a config file, nested by dictionaries: ``methods=["probe"], split={"labels": 40}``.
+
+    Returns:
+        The finished run; `run.model.predict(...)` takes paths, PIL images and arrays.
+
+    Raises:
+        UserError: Bad data or settings, said in one sentence.
+
+    Example::
+
+        run = keepsight.tune("leaves/", methods=["probe", "finetune-lora"], backbone={"size": 112})
+        print(run.recommended, run.predict("new/leaf.png").labels)
+    """
+    config = data if isinstance(data, TuneConfig) else resolve(str(data), settings=settings)
+    path = run_folder(config, out, overwrite)
+    if is_finished(path):
+        log.info("%s is finished already: these are its results (--overwrite runs it again)", path)
+        return load_run(path)
+    load_dataset(config.data)  # bad data is said before anything is written
+    make_directory(path)
+    try:
+        with FileLock(path / ".lock", timeout=0), _log_file(path / "log.txt"):
+            return _run(config, path)
+    except Timeout as error:
+        raise UserError(f"Another process is working in {path}: wait for it, or choose another --out.") from error
+
+
+def _run(config: TuneConfig, path: Path) -> Run:
+    dataset, splits = _start(config, path)
+    backbone = load_backbone(config.backbone)
+    extractor = Extractor(backbone, dataset.images)
+    draw = splits.draws[0]
+    with measured() as cost:
+        readout = _readout(config, dataset, extractor, draw, path)
+        extractor.fill(np.arange(len(dataset.images)), readout.parts)
+    log.info("features: %d images extracted in %.1f s, the others were cached", extractor.extracted, cost.seconds)
+    context = Context(config, dataset, backbone, readout, extractor, path)
+    cv, final = _cells(config, dataset, splits)
+    outcomes = {}
+    for cell in [*cv, *final]:
+        outcomes[cell.method, cell.name] = outcome = run_cell(context, cell)
+        wrong = outcome.probabilities.argmax(axis=1) != dataset.labels[cell.measured_on]
+        seen = f"{100 * wrong.mean():.1f} % error" if len(wrong) else "not measured"
+        log.info("%s %s: %s, %.1f s", cell.method, cell.name, seen, outcome.record.seconds)
+    return _finish(config, context, splits, outcomes, cv)

@@ -1,0 +1,70 @@
+"""Optimizers, and schedules as functions of the step."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+
+from keepsight.core import Config
+
+
+class OptimConfig(Config):
+    """One optimizer.
+
+    Attributes:
+        name: Update rule.
+        lr: Peak learning rate.
+        weight_decay: Decoupled (AdamW) or L2 (SGD); not applied to biases, norms and other vectors.
+        momentum: SGD momentum.
+        betas: AdamW moment decays.
+        warmup: Share of the steps with linearly rising learning rate.
+        schedule: ``cosine`` falls to zero at the last step; ``constant`` stays.
+        clip: Largest gradient norm, or None.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: float = 0.1
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float | None = 1.0
+
+
+def lr_factor(config: OptimConfig, step: int, total: int) -> float:
+    """Learning rate at `step` (from 0) of `total`, as a share of the peak.
+
+    Warm-up over w = ceil(warmup * total) steps: (step + 1) / (w + 1). Then 1, or 0.5 (1 + cos(pi (step - w) / (total - w))).
+
+    Example:
+        >>> [round(lr_factor(OptimConfig(warmup=0.5), s, 4), 3) for s in range(4)]
+        [0.333, 0.667, 1.0, 0.5]
+    """
+    warm = math.ceil(config.warmup * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+
+
+def make_optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer over matrices (with weight decay) and vectors (without)."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set one learning rate for all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

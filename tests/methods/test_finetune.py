@@ -1,0 +1,95 @@
+"""Fine-tuning: starts at the probe, learns, leaves what it must not change, merges."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from keepsight.backbones.load import load_backbone
+from keepsight.core import Backbone, Batch, Readout
+from keepsight.data.arrays import ArrayImages
+from keepsight.data.streams import Stream
+from keepsight.heads.linear import LinearHead
+from keepsight.methods.finetune import Adapter, Finetune, FinetuneConfig
+from keepsight.train import ImageBatches, OptimConfig, TrainConfig, train
+
+READOUT = Readout(blocks=(2,), pools=("mean",))
+
+
+@pytest.fixture(scope="module")
+def vit() -> Backbone:
+    torch.manual_seed(0)
+    arguments = {"embed_dim": 32, "depth": 3, "num_heads": 2, "init_values": 1.0}
+    return load_backbone("vit_small_patch14_dinov2", weights="random", size=28, timm_args=arguments)
+
+
+def head() -> LinearHead:
+    made = LinearHead(features=32, classes=2)
+    with torch.no_grad():
+        made.weight_KF.normal_(generator=torch.Generator().manual_seed(1))
+    return made
+
+
+def bright_or_dark() -> tuple[ArrayImages, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 2
+    pixels = rng.integers(0, 120, (24, 28, 28)) + 100 * labels[:, None, None]
+    return ArrayImages(pixels.astype(np.uint8)), labels
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_it_starts_where_backbone_and_head_are(vit: Backbone, adapter: Adapter) -> None:
+    images = torch.randn(3, 3, 28, 28)
+    expected = head()(READOUT.read(vit(images, READOUT.blocks)))
+    method = Finetune(copy.deepcopy(vit), READOUT, head(), adapter, FinetuneConfig())
+    torch.testing.assert_close(method.logits(images), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_it_learns_and_merged_logits_equal(vit: Backbone, adapter: Adapter, tmp_path: Path) -> None:
+    images, labels = bright_or_dark()
+    backbone = copy.deepcopy(vit)
+    method = Finetune(backbone, READOUT, head(), adapter, FinetuneConfig())
+    batches = ImageBatches(images, labels, Stream(np.arange(24), 8, 0), None, vit.preprocessing, None, 0)
+    seen: list[float] = []
+    config = TrainConfig(optim=OptimConfig(lr=3e-3))
+    train(method, batches, 30, config, tmp_path, report=lambda _, f: seen.append(f["cross_entropy"]))
+    assert np.mean(seen[-5:]) < 0.5 * np.mean(seen[:5])
+    inputs = batches(0, 0, 1).inputs
+    before = method.logits(inputs).detach()
+    method.merge()
+    torch.testing.assert_close(method.logits(inputs), before, atol=1e-4, rtol=1e-4)
+    assert list(backbone.network.state_dict()) == list(vit.network.state_dict())
+    moved = {
+        name
+        for name, p in backbone.network.named_parameters()
+        if not torch.equal(p, dict(vit.network.named_parameters())[name])
+    }
+    assert moved
+    assert not any(name.startswith(("blocks.2.", "norm.")) for name in moved)
+    if adapter == "lora":
+        assert all(name.endswith("attn.qkv.weight") for name in moved)
+
+
+def test_loss_is_the_mean_cross_entropy_of_the_labelled_images(vit: Backbone) -> None:
+    method = Finetune(copy.deepcopy(vit), READOUT, head(), "full", FinetuneConfig())
+    x, y = torch.randn(4, 3, 28, 28), torch.tensor([0, 1, 1, 0])
+    expected = -torch.log_softmax(method.logits(x), 1)[torch.arange(4), y].mean()
+    found = method.losses(Batch(x, y, x[:0]), "model", 0)
+    assert set(found) == {"cross_entropy"}
+    torch.testing.assert_close(found["cross_entropy"], expected)
+
+
+def test_batch_norm_statistics_stay_as_pretrained() -> None:
+    backbone = load_backbone("test_resnet", weights="random", size=64)
+    readout = Readout(blocks=(2,), pools=("mean",))
+    width = readout.read(backbone(torch.zeros(1, 3, 64, 64), (2,))).shape[1]
+    before = {name: b.clone() for name, b in backbone.network.named_buffers()}
+    method = Finetune(backbone, readout, LinearHead(features=width, classes=2), "full", FinetuneConfig())
+    method.train()
+    method.logits(torch.randn(4, 3, 64, 64))
+    assert all(torch.equal(b, before[name]) for name, b in backbone.network.named_buffers())
