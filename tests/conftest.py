@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from keepsight.core import Backbone, Features, ImageList, Preprocessing
 from keepsight.data.arrays import ArrayImages
 
+# Two test processes share the machine: more threads each would only wait for one another.
+torch.set_num_threads(1)
+
 
 class TinyBackbone(Backbone):
     """Two blocks on 4 x 4 patches of 16 px images; deterministic from its seed."""

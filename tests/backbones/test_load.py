@@ -173,10 +173,13 @@ class Evil:
 def test_pickled_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, "evil.pth")
-    Path("evil.bin").write_bytes(pickle.dumps(Evil()))
+    Path("evil.bin").write_bytes(pickle.dumps(Evil(), protocol=2))
+    Path("newer.bin").write_bytes(pickle.dumps(Evil()))
     for name in ("evil.pth", "evil.bin"):
         with pytest.raises(UserError, match=rf"{name} hold pickled code, which keepsight never runs"):
             load_small(name)
+    with pytest.raises(UserError):
+        load_small("newer.bin")
     assert not Path("executed").exists()
 
 
@@ -226,6 +229,8 @@ def test_unusable_arguments_are_named() -> None:
         load_backbone("test_vit", weights="random", timm_args={"depht": 2})
     with pytest.raises(UserError, match=r"not a multiple of the patch size 16 .*use 64 or 80"):
         load_backbone("test_vit", weights="random", size=70)
+    with pytest.raises(UserError, match="architecture=resnet18 contradicts it"):
+        load_backbone("test_vit", weights="random", architecture="resnet18")
     with pytest.raises(UserError, match="does not describe an RGB input"):
         _preprocessing({"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.5,)}, "gray")
 

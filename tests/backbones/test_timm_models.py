@@ -29,13 +29,11 @@ def test_biases_apart_from_qkv_change_nothing_and_make_lora_live(
     plain: Any = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=size, **args).eval()
     state = backbone.network.state_dict()
     for name, tensor in state.items():
-        if name.endswith(("q_bias", "v_bias")):
+        if name.endswith(("q_bias", "v_bias")) or "norm" in name:  # zero at first: a wrong bias would not show
             tensor.copy_(torch.randn(tensor.shape))
     plain.load_state_dict(state)
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        (features,) = backbone(images, (backbone.depth,))
-        torch.testing.assert_close(features.cls.shape[0], 2)
         torch.testing.assert_close(backbone.network(images), plain(images))
 
     config = peft.LoraConfig(target_modules=["qkv"], r=2, lora_alpha=4, init_lora_weights=False)
@@ -62,12 +60,3 @@ def test_siglip_gives_its_attention_pooling_on_the_last_block_only() -> None:
         middle, last = backbone(images, (1, 2))
         torch.testing.assert_close(last.cls, network.attn_pool(last.patches))
     torch.testing.assert_close(middle.cls, middle.patches.mean(1))
-
-
-def test_register_tokens_are_dropped_and_the_class_token_is_the_first() -> None:
-    backbone = load_backbone("vit_small_patch14_reg4_dinov2", weights="random", size=56, timm_args=EVA)
-    with torch.no_grad():
-        (features,) = backbone(torch.randn(1, 3, 56, 56), (2,))
-        tokens = backbone.network(torch.zeros(0, 3, 56, 56))
-    assert features.patches.shape == (1, 16, 32)
-    assert tokens.shape == (0, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,8 +28,10 @@ class Case:
     """Side of the grid of each block."""
     other_size: int | None = None
     args: dict[str, Any] = field(default_factory=dict)
-    block_modules: str = "blocks"
-    """Where the network keeps its blocks."""
+    block_modules: tuple[str, ...] = ("blocks",)
+    """Where the network keeps its blocks: a list of modules, or one module after another."""
+    two_blocks: int = 2
+    """How many of these run for the first two blocks; a CNN's first block may be its stem."""
 
 
 def transformer(architecture: str, size: int, patch: int, other_size: int | None, **args: Any) -> Case:
@@ -43,7 +46,7 @@ CASES = [
     transformer("vit_base_patch32_clip_224", 64, 32, 128),
     transformer("vit_base_patch16_siglip_224", 64, 16, 96),
     transformer("eva02_tiny_patch14_224", 56, 14, 84),
-    transformer("beit_base_patch16_224", 64, 16, 64),
+    transformer("beit_base_patch16_224", 64, 16, None),
     transformer("vit_base_patch16_radio_v3", 64, 16, 96),
     transformer("naflexvit_base_patch16_siglip", 64, 16, 96),
     Case(
@@ -53,7 +56,7 @@ CASES = [
         (14, 7, 4, 2),
         None,
         {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]},
-        "layers",
+        ("layers",),
     ),
     Case(
         "swinv2_tiny_window8_256",
@@ -62,28 +65,27 @@ CASES = [
         (16, 8, 4, 2),
         None,
         {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]},
-        "layers",
+        ("layers",),
     ),
     Case("xcit_nano_12_p16_224", 64, 3, (4,) * 3, None, {"depth": 3, "embed_dim": 32, "num_heads": 2}),
-    Case("test_convnext", 64, 4, (16, 8, 4, 2), 96, block_modules="stages"),
-    Case("test_resnet", 64, 5, (32, 16, 8, 4, 2), 96, block_modules=""),
-    Case("mobilenetv3_small_050", 64, 5, (32, 16, 8, 4, 2), 96, block_modules=""),
-    Case("tf_efficientnet_lite0", 64, 6, (32, 16, 8, 4, 2, 2), 96, block_modules=""),
+    Case("test_convnext", 64, 4, (16, 8, 4, 2), 96, block_modules=("stages",)),
+    Case(
+        "test_resnet",
+        64,
+        5,
+        (32, 16, 8, 4, 2),
+        96,
+        block_modules=("layer1", "layer2", "layer3", "layer4"),
+        two_blocks=1,
+    ),
+    Case("mobilenetv3_small_050", 64, 5, (32, 16, 8, 4, 2), 96, two_blocks=1),
+    Case("tf_efficientnet_lite0", 64, 6, (32, 16, 8, 4, 2, 2), 96),
 ]
 
 
 def make(case: Case) -> TimmBackbone:
     torch.manual_seed(0)
     return load_backbone(case.architecture, weights="random", size=case.size, timm_args=case.args)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they give on networks this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.architecture)
@@ -101,7 +103,7 @@ def images(size: int) -> torch.Tensor:
 
 
 @contextmanager
-def counted_calls(modules: nn.ModuleList) -> Iterator[list[int]]:
+def counted_calls(modules: list[nn.Module]) -> Iterator[list[int]]:
     """The indices of the modules that run."""
     calls: list[int] = []
     hooks = [m.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, m in enumerate(modules)]
@@ -125,12 +127,23 @@ def test_features_of_every_block_have_the_promised_shape(case: Case, backbone: T
         assert not torch.equal(features.cls[0], features.cls[1])
 
 
-def test_other_sizes_at_forward_time(case: Case, backbone: TimmBackbone) -> None:
-    if case.other_size is None:
-        pytest.skip("fixed to the size it is built for")
+@pytest.mark.parametrize(
+    ("flexible", "size"),
+    [(c, c.other_size) for c in CASES if c.other_size],
+    ids=[c.architecture for c in CASES if c.other_size],
+)
+def test_other_sizes_at_forward_time(flexible: Case, size: int) -> None:
     with torch.no_grad():
-        (features,) = backbone(images(case.other_size), (case.depth,))
-    assert features.grid[0] == -(-case.grids[-1] * case.other_size // case.size)
+        (features,) = make(flexible)(images(size), (flexible.depth,))
+    assert features.grid[0] == flexible.grids[-1] * size // flexible.size
+
+
+@pytest.mark.parametrize("fixed", [c for c in CASES if not c.other_size], ids=lambda c: c.architecture)
+def test_other_sizes_at_load_time(fixed: Case) -> None:
+    larger = dataclasses.replace(fixed, size=2 * fixed.size)
+    with torch.no_grad():
+        (features,) = make(larger)(images(larger.size), (fixed.depth,))
+    assert features.grid[0] == pytest.approx(2 * fixed.grids[-1], abs=1)
 
 
 def test_any_order_of_blocks_and_early_stop_give_what_a_full_run_gives(case: Case, backbone: TimmBackbone) -> None:
@@ -147,11 +160,12 @@ def test_any_order_of_blocks_and_early_stop_give_what_a_full_run_gives(case: Cas
 
 
 def test_blocks_after_the_highest_are_not_run(case: Case, backbone: TimmBackbone) -> None:
-    if not case.block_modules:
-        pytest.skip("its stages are no list of modules")
-    with torch.no_grad(), counted_calls(getattr(backbone.network, case.block_modules)) as calls:
+    modules = [backbone.network.get_submodule(name) for name in case.block_modules]
+    if len(modules) == 1:
+        modules = list(modules[0].children())
+    with torch.no_grad(), counted_calls(modules) as calls:
         backbone(images(case.size), (2, 1))
-    assert calls == [0, 1]
+    assert calls == list(range(case.two_blocks))
 
 
 def test_last_block_is_what_the_networks_own_head_gets(case: Case, backbone: TimmBackbone) -> None:

@@ -11,6 +11,7 @@ import re
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
+from pydantic import Field
 from torch import Tensor, nn
 
 from keepsight.adapters.freeze import reached_parameters
@@ -28,9 +29,9 @@ class LoraConfig(Config):
             reaches.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str | None = None
 
 
@@ -117,12 +118,12 @@ def add_lora(backbone: Backbone, readout: Readout, config: LoraConfig) -> PeftMo
     split_qkv(backbone.network)
     settings = PeftLoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=_targets(backbone, readout, config),
         bias="none",
     )
-    return get_peft_model(backbone.network, settings)  # type: ignore[arg-type]
+    return get_peft_model(backbone.network, settings)
 
 
 def check_lora_gradients(peft_model: PeftModel) -> None:

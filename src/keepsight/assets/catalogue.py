@@ -82,7 +82,7 @@ MNIST_5K = Asset(
     megabytes=1,
     reader=read_mnist_5k,
     suffix="npz",
-    licence="CC-BY-SA-3.0 (MNIST); package BSD-3-Clause",
+    licence="BSD-3-Clause",
     description="5,000 real MNIST digits, 500 a class, 28 x 28",
 )
 

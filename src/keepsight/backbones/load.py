@@ -91,13 +91,17 @@ def load_backbone(backbone: BackboneConfig | str | Path, **options: Any) -> Timm
         config = BackboneConfig.model_validate(backbone.model_dump() | options)
     else:
         config = BackboneConfig(name=str(backbone), **options)
+    if config.name not in PACKAGED and _is_path(config.name):
+        return _load_local(config, Path(config.name)).eval()
+    if config.architecture not in (None, config.name):
+        raise UserError(
+            f"The backbone {config.name} has an architecture, and architecture={config.architecture} contradicts it: leave one out."
+        )
     if config.name in PACKAGED:
         return _load_packaged(config).eval()
-    if _is_path(config.name):
-        return _load_local(config, Path(config.name)).eval()
     _check_timm_name(config.name)
     if config.weights not in ("pretrained", "random"):
-        inner = config.model_copy(update={"architecture": config.architecture or config.name})
+        inner = config.model_copy(update={"architecture": config.name})
         return _load_local(inner, Path(config.weights)).eval()
     return _load_timm(config).eval()
 
@@ -106,8 +110,8 @@ def list_backbones(pattern: str = "*") -> list[BackboneEntry]:
     """Packaged backbones, then timm's, whose name matches the pattern (``*dinov2*``, or a part of the name).
 
     Example:
-        >>> [entry.source for entry in list_backbones("efficientnet_lite0")]
-        ['packaged', 'timm']
+        >>> [entry.name for entry in list_backbones("vit_s14*")]
+        ['vit_s14_imgfocus']
     """
     if not any(c in pattern for c in "*?["):
         pattern = f"*{pattern}*"
@@ -123,12 +127,15 @@ def list_backbones(pattern: str = "*") -> list[BackboneEntry]:
         for name, p in PACKAGED.items()
         if fnmatch.fnmatch(name, pattern)
     ]
-    return packaged + [_timm_entry(name) for name in timm.list_models(pattern)]
+    tags: dict[str, list[str]] = {}
+    for tagged in timm.list_pretrained():
+        name, _, tag = tagged.partition(".")
+        tags.setdefault(name, []).append(tag)
+    return packaged + [_timm_entry(name, tags.get(name, [])) for name in timm.list_models(pattern)]
 
 
-def _timm_entry(name: str) -> BackboneEntry:
+def _timm_entry(name: str, tags: list[str]) -> BackboneEntry:
     cfg = timm.get_pretrained_cfg(name)
-    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{name}.*")]
     description = f"weights: {', '.join(tags)}" if tags else "no pretrained weights published"
     return BackboneEntry(name, "timm", None, cfg.input_size[1], cfg.license or "unknown", description)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ PREFIXES = (
 """What wrappers (distributed training, compilation, a larger model) put before the names."""
 
 PREFIX_DEPTH = 4
+
+PICKLED_CODE = ("GLOBAL", "unrecognized function", "unsupported class")
+"""What torch says when a file wants to call something."""
 
 DEFAULTED = "num_batches_tracked"
 """A counter that old files lack and that no output depends on."""
@@ -82,10 +86,11 @@ def read_weights(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
         # Training scripts store their arguments beside the weights; a Namespace holds data only.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickle protocols: what matters is whether it can be read
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        if "Unsupported" in str(error):
+        if any(sign in str(error) for sign in PICKLED_CODE):
             raise UserError(
                 f"The weights {path} hold pickled code, which keepsight never runs: save the state dict alone, "
                 f"best as .safetensors."

@@ -27,6 +27,10 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _failed(path: Path, error: OSError) -> UserError:
+    return UserError(f"Writing {path} failed ({error.strerror}): make room or choose another place.")
+
+
 def make_directory(path: Path) -> Path:
     """Create a directory with its parents, or say in one sentence why not."""
     try:
@@ -43,7 +47,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises UserError if the disk is full or the place cannot be written.
     """
     make_directory(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
+    except OSError as error:
+        raise _failed(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -53,7 +60,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise UserError(f"Writing {path} failed ({error.strerror}): make room or choose another place.") from error
+        raise _failed(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,7 +69,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """The same for a directory: filled under a temporary name, every file flushed, then renamed; an old one is replaced."""
     make_directory(path.parent)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp"))
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp"))
+    except OSError as error:
+        raise _failed(path, error) from error
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -74,7 +84,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise UserError(f"Writing {path} failed ({error.strerror}): make room or choose another place.") from error
+        raise _failed(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -15,7 +15,7 @@ def confusion(probabilities_NK: Floats, labels_N: NDArray[np.int64], weights_N: 
     """Weighted confusion matrix [K, K]: rows are the truth, columns the prediction."""
     k = probabilities_NK.shape[1]
     cells = labels_N * k + probabilities_NK.argmax(axis=1)
-    return np.bincount(cells, weights=weights_N, minlength=k * k).reshape(k, k)
+    return np.bincount(cells, weights=weights_N, minlength=k * k).reshape(k, k).astype(np.float64)
 
 
 def accuracy(probabilities_NK: Floats, labels_N: NDArray[np.int64], weights_N: Floats) -> float:

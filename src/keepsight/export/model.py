@@ -28,7 +28,8 @@ from keepsight.heads.load import build_head, head_kind
 
 FORMAT = 1
 
-Images: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8] | Sequence[str | Path] | Sequence[Image.Image] | Sequence[NDArray[np.uint8]]"
+Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
+Images: TypeAlias = "Picture | Sequence[str | Path] | Sequence[Image.Image] | Sequence[NDArray[np.uint8]]"
 """What `TunedModel.predict` takes: a file, a folder, an image, an array [H, W], [H, W, 3] or [N, H, W, 3] (uint8), or several."""
 
 
@@ -72,16 +73,16 @@ def as_image_list(images: Images) -> ImageList:
     if isinstance(images, Image.Image):
         return PillowImages([images])
     if isinstance(images, np.ndarray):
-        single = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (3, 4))
+        single = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] == 3)
         return ArrayImages(images[None] if single else images)
     if not len(images):
         raise UserError("There is nothing to predict: the list of images is empty.")
     first = images[0]
     if isinstance(first, str | Path):
-        return FileImages(Path(), [str(path) for path in images])  # type: ignore[arg-type]
+        return FileImages(Path(), [str(path) for path in images])
     if isinstance(first, Image.Image):
         return PillowImages(list(images))  # type: ignore[arg-type]
-    return PillowImages([Image.fromarray(np.asarray(array)) for array in images])  # type: ignore[arg-type]
+    return PillowImages([ArrayImages(np.asarray(array)[None]).load(0) for array in images])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class TunedModel:
         self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64, what: str = "predicting"
     ) -> NDArray[np.float32]:
         """Class probabilities [N, K] of the images at `indices`."""
-        rows: list[NDArray[np.float32]] = []
+        rows = [np.empty((0, len(self.classes)), np.float32)]
         with Track(what, len(indices), "images") as track:
             for logits in self.logits(images, indices, batch_size):
                 rows.append(torch.softmax(logits.float(), dim=1).cpu().numpy())

@@ -73,7 +73,7 @@ class FeaturePart:
     def read(self, keys: Sequence[bytes]) -> NDArray[np.float32]:
         """Vectors [N, F] of N keys, all of which must be there; only their pages are read from disk."""
         places = np.array([self._where[key] for key in keys], dtype=np.int64).reshape(-1, 2)
-        width = self._chunks[int(places[0, 0])]["vector"].shape[1] if len(keys) else 0
+        width = self._chunks[0]["vector"].shape[1] if self._chunks else 0
         vectors = np.empty((len(keys), width), np.float32)
         for number in np.unique(places[:, 0]):
             rows = np.flatnonzero(places[:, 0] == number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -56,36 +56,43 @@ class Extractor:
                 missing.setdefault(key, index)
         if not missing:
             return
+        self._extract(missing, parts)
+        self.extracted += len(missing)
+
+    def _extract(self, missing: dict[bytes, int], parts: Sequence[tuple[int, Pool]]) -> None:
         keys = list(missing)
         blocks = tuple(sorted({block for block, _ in parts}))
-        device = PartialState().device
-        self.backbone.to(device).eval()
-        with ThreadPoolExecutor(1) as pool, Track("features", len(keys), "images") as track:
-            load = (
-                lambda start: load_batch(  # noqa: E731
-                    self.images,
-                    np.array([missing[k] for k in keys[start : start + self.batch_size]], np.int64),
-                    self.backbone.preprocessing,
-                )
-            )
-            following = pool.submit(load, 0)
-            collected: list[list[Tensor]] = [[] for _ in parts]
-            for start in range(0, len(keys), self.batch_size):
-                images = following.result().to(device)
-                end = start + len(images)
-                if end < len(keys):
-                    following = pool.submit(load, end)
+        collected: list[list[Tensor]] = [[] for _ in parts]
+        end = 0
+        with Track("features", len(keys), "images") as track:
+            for images in self._batches(list(missing.values())):
                 with torch.inference_mode():
                     by_block = dict(zip(blocks, self.backbone(images, blocks), strict=True))
-                    for rows, (block, how) in zip(collected, parts, strict=True):
-                        rows.append(by_block[block].pooled(how).float().cpu())
+                    for rows, (block, pool) in zip(collected, parts, strict=True):
+                        rows.append(by_block[block].pooled(pool).float().cpu())
+                end += len(images)
                 if end % CHUNK == 0 or end == len(keys):
                     chunk_keys = keys[(end - 1) // CHUNK * CHUNK : end]
-                    for store, rows in zip(stores, collected, strict=True):
-                        store.add(chunk_keys, torch.cat(rows).numpy())
+                    for rows, part in zip(collected, parts, strict=True):
+                        self.cache.part(*part).add(chunk_keys, torch.cat(rows).numpy())
                         rows.clear()
                 track.advance(len(images))
-        self.extracted += len(keys)
+
+    def _batches(self, indices: list[int]) -> Iterator[Tensor]:
+        """Preprocessed batches on the backbone's device; the next one is decoded while the current one is used."""
+        device = PartialState().device
+        self.backbone.to(device).eval()
+
+        def load(start: int) -> Tensor:
+            return load_batch(self.images, indices[start : start + self.batch_size], self.backbone.preprocessing)
+
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(load, 0)
+            for start in range(0, len(indices), self.batch_size):
+                images = following.result()
+                if start + self.batch_size < len(indices):
+                    following = pool.submit(load, start + self.batch_size)
+                yield images.to(device)
 
     def part(self, indices: NDArray[np.int64], block: int, pool: Pool) -> Tensor:
         """Features [N, F] of one part."""

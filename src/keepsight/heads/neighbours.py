@@ -60,7 +60,8 @@ class NeighbourHead(Head):
     def forward(self, x_BF: Tensor) -> Tensor:
         """Logits [B, K]."""
         rows = max(1, SIMILARITIES_AT_ONCE // len(self.bank_NF))
-        return torch.cat([self._logits(x) for x in x_BF.split(rows)]) if len(x_BF) else self._logits(x_BF)
+        parts = [self._logits(x_BF[first : first + rows]) for first in range(0, len(x_BF), rows)]
+        return torch.cat(parts) if parts else self._logits(x_BF)
 
     def _logits(self, x_BF: Tensor) -> Tensor:
         similar_BN = unit_rows(x_BF, self.mean_F, self.scale_F) @ self.bank_NF.T

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from peft import PeftModel
+from pydantic import Field
 from torch import Tensor, nn
 
 from keepsight.adapters.freeze import freeze_all, train_reached
@@ -24,7 +25,7 @@ class FinetuneConfig(Config):
         lora: Rank, alpha and targets of LoRA.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     lora: LoraConfig = LoraConfig()
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from keepsight.core import Config, FeatureMethod
 from keepsight.heads.linear import LinearHead, fit_logistic_ladder, standardisation
-from keepsight.heads.neighbours import NeighbourHead, unit_rows, vote_logits
+from keepsight.heads.neighbours import SIMILARITIES_AT_ONCE, NeighbourHead, unit_rows, vote_logits
 
 
 class KNNConfig(Config):
@@ -53,11 +53,11 @@ def choose_k(unit_NF: Tensor, labels_N: Tensor, votes_NK: Tensor, ks: tuple[int,
     ks = tuple(k for k in ks if k < len(unit_NF))
     if not ks or bool((votes_NK.sum(dim=0) < 2).all()):
         return 1
-    rows = max(1, 8_000_000 // len(unit_NF))
+    chunk = max(1, SIMILARITIES_AT_ONCE // len(unit_NF))
     parts = []
-    for own in torch.arange(len(unit_NF)).split(rows):
-        similar = unit_NF[own] @ unit_NF.T
-        similar[torch.arange(len(own)), own] = -torch.inf
+    for first in range(0, len(unit_NF), chunk):
+        similar = unit_NF[first : first + chunk] @ unit_NF.T
+        similar[:, first:].fill_diagonal_(-torch.inf)
         parts.append(similar.topk(max(ks), dim=1))
     similar_Nk = torch.cat([p.values for p in parts])
     nearest_Nk = torch.cat([p.indices for p in parts])

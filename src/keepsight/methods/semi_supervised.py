@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,14 +24,15 @@ class LabelPropagationConfig(Config):
         tolerance: Relative residual at which conjugate gradients stop.
     """
 
-    k: int = 10
-    alpha: float = 0.99
+    k: int = 5
+    alpha: float = 0.95
     tolerance: float = 1e-6
 
 
 class LabelPropagation(FeatureMethod):
     """Labels spread over the neighbour graph of all images; new images take the vote of their neighbours in it.
 
+    Features are standardised over all images and normalised. Labelled images keep their label, the others get posteriors.
     Zhou et al., "Learning with local and global consistency" (2004): (I - alpha S) Z = Y.
     """
 
@@ -48,10 +47,11 @@ class LabelPropagation(FeatureMethod):
         graph = neighbour_graph(unit_rows(nodes, mean_F, scale_F), self.config.k)
         y = np.zeros((len(nodes), num_classes))
         y[np.arange(len(x_NF)), labels_N.cpu().numpy()] = 1.0
-        z = propagate(graph, y, self.config.alpha, self.config.tolerance)
+        votes = posteriors(propagate(graph, y, self.config.alpha, self.config.tolerance), y.sum(axis=0))
+        votes[: len(x_NF)] = y[: len(x_NF)]
         k = min(self.config.k, len(nodes))
         head = NeighbourHead(features=x_NF.shape[1], classes=num_classes, bank=len(nodes), k=k)
-        head.store(nodes, torch.from_numpy(posteriors(z)).to(x_NF), mean_F, scale_F)
+        head.store(nodes, torch.from_numpy(votes).to(x_NF), mean_F, scale_F)
         return head
 
 
@@ -66,9 +66,10 @@ def neighbour_graph(unit_NF: Tensor, k: int) -> sparse.csr_array:
     if k < 1:
         return sparse.csr_array((n, n))
     values, columns = [], []
-    for own in torch.arange(n, device=unit_NF.device).split(max(1, SIMILARITIES_AT_ONCE // n)):
-        similar = unit_NF[own] @ unit_NF.T
-        similar[torch.arange(len(own)), own] = -torch.inf
+    chunk = max(1, SIMILARITIES_AT_ONCE // n)
+    for first in range(0, n, chunk):
+        similar = unit_NF[first : first + chunk] @ unit_NF.T
+        similar[:, first:].fill_diagonal_(-torch.inf)
         top = similar.topk(k, dim=1)
         values.append(top.values.clamp(min=0).double().pow(3).cpu())
         columns.append(top.indices.cpu())
@@ -110,8 +111,19 @@ def propagate(graph: sparse.csr_array, y_NC: Array, alpha: float, tolerance: flo
     return z
 
 
-def posteriors(z_NK: Array) -> Array:
-    """Rows scaled to sum to one; a row that no label has reached becomes uniform."""
+def posteriors(z_NK: Array, counts_K: Array) -> Array:
+    """Class probabilities [N, K] of propagated labels [N, K], by class mass normalisation (Zhu et al., 2003).
+
+    Column k is scaled to a total mass proportional to counts_k + 1, then rows to sum to one: without it the class whose labels
+    happen to lie in dense places wins too much. A row that no label has reached gets the prior.
+
+    Example:
+        >>> posteriors(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]), np.array([1.0, 1.0])).round(2).tolist()
+        [[1.0, 0.0], [0.33, 0.67], [0.5, 0.5]]
+    """
     z_NK = np.maximum(z_NK, 0)
-    total = z_NK.sum(axis=1, keepdims=True)
-    return np.where(total > 0, z_NK / np.maximum(total, 1e-300), 1 / z_NK.shape[1])
+    prior_K = (counts_K + 1) / (counts_K + 1).sum()
+    p_NK = z_NK / np.maximum(z_NK.sum(axis=0), 1e-300) * prior_K
+    total_N1 = p_NK.sum(axis=1, keepdims=True)
+    result: Array = np.where(total_N1 > 0, p_NK / np.maximum(total_N1, 1e-300), prior_K)
+    return result

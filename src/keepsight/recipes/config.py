@@ -45,11 +45,11 @@ class FinetuneSettings(Config):
 
 
 def _lora() -> FinetuneSettings:
-    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=1e-3)))
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=2e-3)))
 
 
 def _full() -> FinetuneSettings:
-    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=1e-4)))
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=5e-5)))
 
 
 class TuneConfig(Config):
@@ -120,9 +120,11 @@ def _nested(assignment: str) -> dict[str, Any]:
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError as error:
         raise UserError(f"The value of {assignment!r} is not valid YAML: quote it, or check its brackets.") from error
-    for name in reversed(key.strip().split(".")):
-        value = {name: value}
-    return dict(value)
+    *outer, last = key.strip().split(".")
+    nested: dict[str, Any] = {last: value}
+    for name in reversed(outer):
+        nested = {name: nested}
+    return nested
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -186,6 +188,8 @@ def resolve(
         40
     """
     merged: dict[str, Any] = demo() if data == "demo" else {"data": data}
+    # The adapters differ in their defaults: setting one value of an adapter must not bring back the shared ones.
+    merged = _merge({"finetune_lora": _lora().model_dump(), "finetune_full": _full().model_dump()}, merged)
     if file is not None:
         merged = _merge(_read_yaml(file), {"data": merged["data"]} if data != "demo" else {})
         merged.setdefault("data", data)

@@ -100,7 +100,7 @@ def plan(config: TuneConfig) -> Plan:
         backbone_parameters=sum(int(np.prod(p.shape)) for p in backbone.parameters()),
         size=backbone.preprocessing.size,
         readout=config.readout,
-        cells={method: config.seeds + folds for method in config.methods},
+        cells=dict.fromkeys(config.methods, config.seeds + folds),
         seconds_features=len(dataset.images) * forward,
         seconds_finetuning=finetuning,
     )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 import keepsight
 from keepsight.backbones.load import load_backbone
@@ -108,7 +109,8 @@ def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> P
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise UserError(f"The output {path} is a file: give a folder.")
-    if path.is_dir() and any(path.iterdir()) and not _same_config(path, config):
+    holds_something = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
+    if holds_something and not _same_config(path, config):
         if not (path / "config.yaml").is_file():
             raise UserError(f"The output folder {path} is not empty and holds no run: choose another one.")
         if not overwrite:
@@ -231,8 +233,6 @@ def _start(config: TuneConfig, path: Path) -> tuple[Dataset, Splits]:
         splits = Splits.read(path / "splits.json", dataset)
     else:
         splits = make_splits(dataset, config.split, tuple(range(config.seeds)))
-    make_directory(path)
-    write_text(path / "config.yaml", as_yaml(config))
     write_text(path / "environment.json", json.dumps(_environment(), indent=2) + "\n")
     splits.save(path / "splits.json")
     first = splits.draws[0]
@@ -257,7 +257,7 @@ def _finish(
     cv: Sequence[Cell],
 ) -> Run:
     labels = context.dataset.labels
-    wrong = {
+    wrong: dict[str, NDArray[np.bool_]] = {
         method: np.concatenate(
             [
                 outcomes[c.method, c.name].probabilities.argmax(axis=1) != labels[c.measured_on]
@@ -276,7 +276,7 @@ def _finish(
     chosen = path / "cells" / recommendation.method / f"seed-{splits.draws[0].seed}" / "model"
     TunedModel.load(chosen).save(path / "model", keepsight.__version__)
     notes = {"Configuration": as_yaml(config), "Environment": (path / "environment.json").read_text(encoding="utf-8")}
-    write_html(path / "report.html", results, recommendation.method, recommendation.why, notes)
+    write_html(path / "report.html", context.dataset.name, results, recommendation.method, recommendation.why, notes)
     with atomic_file(path / "recommendation.json") as temporary:
         temporary.write_text(recommendation.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Run(path, results, recommendation)
@@ -312,8 +312,10 @@ def tune(
     load_dataset(config.data)  # bad data is said before anything is written
     make_directory(path)
     try:
-        with FileLock(path / ".lock", timeout=0), _log_file(path / "log.txt"):
-            return _run(config, path)
+        with FileLock(path / ".lock", timeout=0):
+            write_text(path / "config.yaml", as_yaml(config))  # first of all files: it says whose folder this is
+            with _log_file(path / "log.txt"):
+                return _run(config, path)
     except Timeout as error:
         raise UserError(f"Another process is working in {path}: wait for it, or choose another --out.") from error
 

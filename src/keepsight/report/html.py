@@ -11,15 +11,26 @@ from keepsight.core.files import write_text
 from keepsight.report.summary import HEADINGS, Row, caption, cells, percent, rows
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d5dae0; --mark: #0b6bcb; --page: #ffffff; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaef; --soft: #9aa5b1; --line: #3a424c; --mark: #6cb2ff; --page: #15191e; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; } p, figcaption { color: var(--soft); }
-p.main { color: var(--ink); } .scroll { overflow-x: auto; }
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d5dae0; --mark: #0b6bcb; --page: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6eaef; --soft: #9aa5b1; --line: #3a424c; --mark: #6cb2ff; --page: #15191e; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; }
+h2 { font-size: 1.15rem; margin-top: 2rem; }
+p, figcaption { color: var(--soft); }
+p.main { color: var(--ink); }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); } th { font-weight: 600; font-size: .85rem; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; white-space: nowrap; } tr.chosen td { font-weight: 600; } tr.chosen td:first-child { color: var(--mark); }
-pre { font-size: .8rem; overflow-x: auto; border: 1px solid var(--line); padding: .8rem; } figure { margin: 1rem 0; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
+th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; font-size: .85rem; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
+tr.chosen td { font-weight: 600; }
+tr.chosen td:first-child { color: var(--mark); }
+pre { font-size: .8rem; overflow-x: auto; border: 1px solid var(--line); padding: .8rem; }
+figure { margin: 1rem 0; }
+svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 """
 
 
@@ -33,7 +44,10 @@ def _picture(table: Sequence[Row], recommended: str | None) -> str:
     left, width, height = 170, 560, 30
     top = max(high for _, _, _, high in shown) * 1.05 or 0.01
     step = next(s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if top / s <= 8)
-    x = lambda v: left + width * v / top  # noqa: E731
+
+    def x(value: float) -> float:
+        return left + width * value / top
+
     parts = []
     for i in range(int(top / step) + 1):
         parts.append(
@@ -71,12 +85,13 @@ def _metrics(results: Sequence[Result]) -> str:
 
 
 def write_html(
-    path: Path, results: Sequence[Result], recommended: str | None, why: str, notes: Mapping[str, str]
+    path: Path, title: str, results: Sequence[Result], recommended: str | None, why: str, notes: Mapping[str, str]
 ) -> None:
     """Write the page.
 
     Args:
         path: Where to.
+        title: Name of the data set.
         results: All records of the run.
         recommended: The recommended method, marked in table and picture.
         why: The sentence that says why.
@@ -88,8 +103,8 @@ def write_html(
         f'<tr class="{"chosen" if r.method == recommended else ""}">{"".join(f"<td>{escape(t)}</td>" for t in cells(r))}</tr>'
         for r in table
     )
-    end = "".join(f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>" for title, text in notes.items())
-    name = escape(results[0].dataset)
+    end = "".join(f"<h2>{escape(heading)}</h2><pre>{escape(text)}</pre>" for heading, text in notes.items())
+    name = escape(title)
     write_text(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

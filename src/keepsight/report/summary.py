@@ -77,6 +77,8 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def caption(results: Sequence[Result]) -> str:
     """One sentence that says what was measured: data, backbone, readout, n, labels, seeds."""
+    if not results:
+        return "nothing was measured: there are no test images, and too few labels for a cross-validation"
     tests = [r for r in results if r.split == "test" and r.seed is None]
     r = (tests or list(results))[0]
     seeds = f"{r.seeds} seed{'s' if r.seeds != 1 else ''}"

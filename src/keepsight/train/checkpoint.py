@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment: written aside, flushed, renamed, with a completeness marker.
 
-A checkpoint is a folder ``step-NNNNNNNN`` with ``model.safetensors`` (trained weights and buffers), ``state.pt`` (optimizers, random
-states, step and the trainer's own counters; read with weights_only) and ``COMPLETE`` (sha256 of the other two).
+A checkpoint is a folder ``step-NNNNNNNN`` with ``model.safetensors`` (trained weights and buffers), ``state.pt`` (optimizers,
+random states, step and the trainer's own counters; read with weights_only) and ``COMPLETE`` (sha256 of the other two).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def load_trained_state(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 def random_states() -> dict[str, Any]:
     """States of all generators a training step may draw from, in types that load with weights_only."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),

@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from keepsight.core import Config
@@ -26,13 +27,13 @@ class OptimConfig(Config):
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    momentum: float = 0.9
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.999)
-    warmup: float = 0.1
+    warmup: float = Field(default=0.1, ge=0, le=1)
     schedule: Literal["cosine", "constant"] = "cosine"
-    clip: float | None = 1.0
+    clip: float | None = Field(default=1.0, gt=0)
 
 
 def lr_factor(config: OptimConfig, step: int, total: int) -> float:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from pydantic import Field
 from torch import Tensor, nn
 
 from keepsight.core import Batch, Config, Method, UserError
@@ -43,12 +44,12 @@ class TrainConfig(Config):
     """
 
     optim: OptimConfig = OptimConfig()
-    accumulate: int = 1
+    accumulate: int = Field(default=1, ge=1)
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    validate_every: int = 50
-    patience: int = 5
-    checkpoint_seconds: float = 60.0
-    checkpoint_steps: int | None = None
+    validate_every: int = Field(default=50, ge=1)
+    patience: int = Field(default=5, ge=0)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    checkpoint_steps: int | None = Field(default=None, ge=1)
 
 
 @dataclass(slots=True)
