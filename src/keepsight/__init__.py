@@ -6,6 +6,7 @@ run.predict("new-image.png").labels
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from keepsight.backbones.load import load_backbone
     from keepsight.export.model import TunedModel
     from keepsight.recipes.run import Run, load_run, tune
+
+# Waiting OpenMP threads sleep: spinning ones made steps ten times slower as soon as another process (or our own image
+# decoding) wanted a core. It must be set before torch is imported; a value that the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = metadata.version("keepsight")
 __all__ = ["Run", "TunedModel", "__version__", "load_backbone", "load_run", "tune"]

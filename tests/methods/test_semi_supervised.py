@@ -1,20 +1,12 @@
-"""Label propagation against a dense solve in float64, its limits and its invariances."""
+"""Label propagation on features: its gain, its limits and its invariances."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from keepsight.methods import semi_supervised
 from keepsight.methods.frozen import KNN
-from keepsight.methods.semi_supervised import (
-    LabelPropagation,
-    LabelPropagationConfig,
-    neighbour_graph,
-    posteriors,
-    propagate,
-)
+from keepsight.methods.semi_supervised import LabelPropagation, LabelPropagationConfig
 
 
 def rings(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -24,45 +16,6 @@ def rings(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     angle = torch.rand(rows, generator=generator) * 5.0
     height = torch.tensor([-0.7, 0.0, 0.7])[labels] + 0.06 * torch.randn(rows, generator=generator)
     return torch.stack([angle.cos(), angle.sin(), height], dim=1), labels
-
-
-def dense_graph(unit: Tensor, k: int) -> np.ndarray:
-    """The same graph by the definition, one edge at a time."""
-    u = unit.double().numpy()
-    similar = u @ u.T
-    n = len(u)
-    a = np.zeros((n, n))
-    for i in range(n):
-        for j in sorted((j for j in range(n) if j != i), key=lambda j: -similar[i, j])[:k]:
-            a[i, j] = max(similar[i, j], 0) ** 3
-    w = (a + a.T) / 2
-    root = np.sqrt(w.sum(axis=1))
-    return w / root[:, None] / root[None, :]
-
-
-@pytest.mark.parametrize("chunk", [10**7, 100])
-def test_graph_is_its_definition_whatever_the_chunk(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semi_supervised, "SIMILARITIES_AT_ONCE", chunk)
-    unit = F.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), dim=1)
-    graph = neighbour_graph(unit, 4).toarray()
-    np.testing.assert_allclose(graph, dense_graph(unit, 4), atol=1e-6)
-    np.testing.assert_allclose(graph, graph.T)
-    assert np.abs(np.linalg.eigvalsh(graph)).max() == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.95, 0.999])
-def test_solution_equals_a_dense_solve(alpha: float) -> None:
-    unit = F.normalize(torch.randn(120, 5, generator=torch.Generator().manual_seed(1)), dim=1)
-    graph = neighbour_graph(unit, 5)
-    y = np.zeros((120, 3))
-    y[[0, 1, 2, 3], [0, 1, 2, 2]] = 1
-    expected = np.linalg.solve(np.eye(120) - alpha * graph.toarray(), y)
-    np.testing.assert_allclose(propagate(graph, y, alpha, 1e-10), expected, rtol=1e-6, atol=1e-8)
-
-
-def test_alpha_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="alpha"):
-        propagate(neighbour_graph(torch.eye(3), 1), np.eye(3), 1.0)
 
 
 def test_few_labels_and_many_unlabelled_beat_few_labels_alone() -> None:
@@ -111,11 +64,3 @@ def test_identical_images_do_not_break_the_graph() -> None:
     x = torch.ones(30, 4)
     head = LabelPropagation().fit(x[:2], torch.tensor([0, 1]), x[2:], 2, seed=0)
     assert torch.isfinite(head(x)).all()
-
-
-def test_class_masses_follow_the_label_counts() -> None:
-    z = np.array([[3.0, 1.0], [1.0, 0.2], [2.0, 0.1]])
-    p = posteriors(z, np.array([9.0, 1.0]))
-    odds = p[:, 0] / p[:, 1]
-    # The prior is (10 : 2) over column masses 6 and 1.3.
-    np.testing.assert_allclose(odds, (z[:, 0] / 6 * 10) / (z[:, 1] / 1.3 * 2))

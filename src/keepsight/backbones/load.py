@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
+import torch
 from pydantic import Field, ValidationError
 
 from keepsight.assets import ASSETS
@@ -32,7 +33,8 @@ class BackboneConfig(Config):
 
     Attributes:
         name: A packaged name, a timm name, or a weight file or directory (then with `architecture`).
-        weights: ``pretrained``, ``random``, or a weight file or directory.
+        weights: ``pretrained``, ``random`` (always the same ones, so that a resumed run goes on with them), or a weight file or
+            directory.
         architecture: timm's name for the weights of a path; a directory with timm's config.json needs none.
         size: Side of the input, px; the backbone's own by default.
         fit: How an image is made square (see `Preprocessing`).
@@ -91,19 +93,26 @@ def load_backbone(backbone: BackboneConfig | str | Path, **options: Any) -> Timm
         config = BackboneConfig.model_validate(backbone.model_dump() | options)
     else:
         config = BackboneConfig(name=str(backbone), **options)
+    # What no weights fill is drawn from a fixed seed, and the caller's random state is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _load(config).eval()
+
+
+def _load(config: BackboneConfig) -> TimmBackbone:
     if config.name not in PACKAGED and _is_path(config.name):
-        return _load_local(config, Path(config.name)).eval()
+        return _load_local(config, Path(config.name))
     if config.architecture not in (None, config.name):
         raise UserError(
             f"The backbone {config.name} has an architecture, and architecture={config.architecture} contradicts it: leave one out."
         )
     if config.name in PACKAGED:
-        return _load_packaged(config).eval()
+        return _load_packaged(config)
     _check_timm_name(config.name)
     if config.weights not in ("pretrained", "random"):
         inner = config.model_copy(update={"architecture": config.name})
-        return _load_local(inner, Path(config.weights)).eval()
-    return _load_timm(config).eval()
+        return _load_local(inner, Path(config.weights))
+    return _load_timm(config)
 
 
 def list_backbones(pattern: str = "*") -> list[BackboneEntry]:

@@ -89,6 +89,15 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sweep(path: Path) -> None:
+    """Remove what killed writers left below a directory; only for its sole user (a run that holds its lock)."""
+    for leftover in sorted(path.rglob(".*.tmp")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
     with atomic_file(path) as temporary:

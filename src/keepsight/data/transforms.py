@@ -44,12 +44,12 @@ class AugmentConfig(Config):
             signs and left and right organs; set 0.5 for natural photographs.
     """
 
-    scale_min: float = Field(default=0.8, gt=0, le=1)
-    ratio: float = Field(default=1.1, ge=1)
-    rotate: float = Field(default=5.0, ge=0, le=180)
-    translate: float = Field(default=0.05, ge=0, le=1)
-    zoom: float = Field(default=0.05, ge=0)
-    jitter: float = Field(default=0.1, ge=0, lt=1)
+    scale_min: float = Field(default=0.7, gt=0, le=1)
+    ratio: float = Field(default=1.2, ge=1)
+    rotate: float = Field(default=10.0, ge=0, le=180)
+    translate: float = Field(default=0.1, ge=0, le=1)
+    zoom: float = Field(default=0.1, ge=0)
+    jitter: float = Field(default=0.2, ge=0, lt=1)
     flip: float = Field(default=0.0, ge=0, le=1)
 
     @classmethod

@@ -5,15 +5,14 @@ Knows features and labels only. Whatever is chosen here (k, the penalty) is chos
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.nn import functional as F
 
 from keepsight.core import Config, FeatureMethod
-from keepsight.heads.linear import LinearHead, fit_logistic_ladder, standardisation
+from keepsight.data.splits import stratified_folds
+from keepsight.heads.linear import LinearHead, standardisation
+from keepsight.heads.logistic import cross_validate, fit_logistic_ladder, squared_length
 from keepsight.heads.neighbours import SIMILARITIES_AT_ONCE, NeighbourHead, unit_rows, vote_logits
 
 
@@ -103,63 +102,19 @@ class Probe(FeatureMethod):
         del unlabelled_MF
         mean_F, scale_F = standardisation(x_NF)
         z_NF = (x_NF - mean_F) / scale_F
-        relative, _ = self.choose_strength(z_NF, labels_N, num_classes, seed)
-        strength = relative * squared_length(z_NF)
+        strength = self.strength(z_NF, labels_N, num_classes, seed) * squared_length(z_NF)
         fit = fit_logistic_ladder(z_NF, labels_N, num_classes, [strength], tolerance=self.config.final_tolerance)
         head = LinearHead(features=x_NF.shape[1], classes=num_classes)
         weight_KF, bias_K = fit.coefficients(split=0, strength=0)
         head.load_state_dict({"mean_F": mean_F, "scale_F": scale_F, "weight_KF": weight_KF, "bias_K": bias_K})
         return head
 
-    def choose_strength(
-        self, z_NF: Tensor, labels_N: Tensor, num_classes: int, seed: int
-    ) -> tuple[float, Tensor | None]:
-        """The relative strength for standardised features, and its cross-validated logits [N, K] (None without folds)."""
-        held_out_SN = stratified_folds(labels_N, self.config.folds, seed)
-        if held_out_SN is None:
-            return self.config.default_strength, None
-        unit = squared_length(z_NF)
-        fit = fit_logistic_ladder(
-            z_NF,
-            labels_N,
-            num_classes,
-            [s * unit for s in self.config.strengths],
-            weights_SN=(~held_out_SN).to(z_NF),
-            tolerance=self.config.search_tolerance,
-        )
-        scored = []
-        for index, strength in enumerate(self.config.strengths):
-            logits_NK = torch.zeros(len(z_NF), num_classes).to(z_NF)
-            for fold, held_out_N in enumerate(held_out_SN):
-                logits_NK[held_out_N] = fit.logits(fold, index)[held_out_N]
-            accuracy = (logits_NK.argmax(dim=1) == labels_N).float().mean().item()
-            scored.append((accuracy, -F.cross_entropy(logits_NK, labels_N).item(), strength, logits_NK))
-        best = max(scored, key=lambda s: s[:2])
-        return best[2], best[3]
-
-
-def squared_length(z_NF: Tensor) -> float:
-    """Mean squared length of the rows: the unit of the probe's strengths."""
-    return max(z_NF.square().sum(dim=1).mean().item(), torch.finfo(z_NF.dtype).tiny)
-
-
-def stratified_folds(labels_N: Tensor, folds: int, seed: int) -> Tensor | None:
-    """Held-out rows of each fold, [S, N] bool: at most `folds`, at most the smallest class's count; None if that is one.
-
-    Every class has a row outside every fold.
-
-    Example:
-        >>> stratified_folds(torch.tensor([0, 0, 1, 1, 1]), folds=5, seed=0).shape
-        torch.Size([2, 5])
-        >>> stratified_folds(torch.tensor([0, 1, 1]), folds=5, seed=0) is None
-        True
-    """
-    labels: NDArray[np.int64] = labels_N.cpu().numpy()
-    count = min(folds, int(np.unique(labels, return_counts=True)[1].min()))
-    if count < 2:
-        return None
-    held_out_SN = torch.zeros(count, len(labels), dtype=torch.bool)
-    splitter = StratifiedKFold(count, shuffle=True, random_state=seed % 2**32)
-    for fold, (_, rows) in enumerate(splitter.split(np.zeros((len(labels), 1)), labels)):
-        held_out_SN[fold, rows] = True
-    return held_out_SN.to(labels_N.device)
+    def strength(self, z_NF: Tensor, labels_N: Tensor, num_classes: int, seed: int) -> float:
+        """The chosen strength for standardised features, in units of their mean squared length."""
+        config = self.config
+        folds = stratified_folds(labels_N.cpu().numpy(), config.folds, seed)
+        if not folds:
+            return config.default_strength
+        strengths = [s * squared_length(z_NF) for s in config.strengths]
+        best, _ = cross_validate(z_NF, labels_N, num_classes, strengths, folds, config.search_tolerance)
+        return config.strengths[best]

@@ -49,7 +49,7 @@ def _lora() -> FinetuneSettings:
 
 
 def _full() -> FinetuneSettings:
-    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=5e-5)))
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=3e-5)))
 
 
 class TuneConfig(Config):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import keepsight
 from keepsight.backbones.load import load_backbone
 from keepsight.core import Dataset, Readout, Result, UserError
-from keepsight.core.files import atomic_file, make_directory, write_text
+from keepsight.core.files import atomic_file, make_directory, sweep, write_text
 from keepsight.core.progress import log
 from keepsight.core.result import read_results
 from keepsight.data.load import load_dataset
@@ -313,6 +313,7 @@ def tune(
     make_directory(path)
     try:
         with FileLock(path / ".lock", timeout=0):
+            sweep(path)
             write_text(path / "config.yaml", as_yaml(config))  # first of all files: it says whose folder this is
             with _log_file(path / "log.txt"):
                 return _run(config, path)
