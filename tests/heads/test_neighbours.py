@@ -9,12 +9,12 @@ from keepsight.heads import neighbours
 from keepsight.heads.neighbours import NeighbourHead
 
 
-def filled(bank: int, k: int, classes: int = 3, features: int = 5) -> NeighbourHead:
+def filled(bank: int, k: int, classes: int = 3, features: int = 5, sharpness: float = 1.0) -> NeighbourHead:
     generator = torch.Generator().manual_seed(bank)
     head = NeighbourHead(features=features, classes=classes, bank=bank, k=k)
     votes = torch.softmax(torch.randn(bank, classes, generator=generator), dim=1)
     x = torch.randn(bank, features, generator=generator)
-    head.store(x, votes, mean_F=x.mean(dim=0), scale_F=x.std(dim=0))
+    head.store(x, votes, mean_F=x.mean(dim=0), scale_F=x.std(dim=0), sharpness=sharpness)
     return head
 
 
@@ -35,6 +35,11 @@ def test_logits_are_the_weighted_vote(k: int) -> None:
     queries = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     expected = torch.tensor([vote_by_hand(head, q.tolist()) for q in queries])
     torch.testing.assert_close(head(queries), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sharpness_scales_the_logits_and_moves_no_decision() -> None:
+    queries = torch.randn(20, 5, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(filled(9, 4, sharpness=2.5)(queries), 2.5 * filled(9, 4)(queries))
 
 
 def test_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,8 @@ def test_a_saved_config_reads_back_to_itself(tmp_path: Path) -> None:
 
 
 def test_adapters_keep_their_own_defaults_when_one_value_is_set() -> None:
-    config = resolve("demo", assignments=["finetune_full.epochs=2"])
-    default = TuneConfig(data="demo")
+    config = resolve("leaves", assignments=["finetune_full.epochs=2"])
+    default = TuneConfig(data="leaves")
     expected = default.finetune_full.model_copy(update={"epochs": 2})
     assert config.finetune_full == expected
     assert config.finetune_lora == default.finetune_lora

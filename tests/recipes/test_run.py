@@ -22,7 +22,8 @@ from keepsight.core import UserError
 from keepsight.core.result import read_results
 from keepsight.data.splits import Splits
 from keepsight.recipes.config import METHODS
-from keepsight.recipes.run import load_run, run_folder, tune
+from keepsight.recipes.folder import run_folder
+from keepsight.recipes.run import load_run, tune
 
 SMALL: dict[str, Any] = {
     "backbone": {"name": "test_vit", "weights": "random", "size": 32},

@@ -32,13 +32,13 @@ ALPHA = 0.95
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """The probe's ladder here: coarser than the probe's own."""
 
-LABELLED_AT_MOST = 400
+LABELLED_AT_MOST = 250
 """Labelled images that the losses are measured on; more would cost time and no longer change the choice."""
 
 EIGENVALUES_AT_MOST = 50
 """Eigenvalues summed where there are more classes: a sample of a few thousand images resolves no more clusters."""
 
-KRYLOV_STEPS = 12
+KRYLOV_STEPS = 10
 """Blocks of the Krylov space: eigenvalues are then right to about 1e-3 on graphs of images."""
 
 Part = Callable[[int, Pool], tuple[Tensor, Tensor]]
@@ -157,7 +157,7 @@ def gather_evidence(
     folds = stratified_folds(labels, 5, seed)
     if not folds:
         return Evidence(clusters, None, None)
-    chances_LK = leave_one_out(graph, labels, num_classes, ALPHA)
+    chances_LK = leave_one_out(graph, labels, num_classes, ALPHA, tolerance=1e-3)
     own_L = chances_LK[np.arange(len(labels)), labels]
     propagation_loss = float(-np.log(0.99 * own_L + 0.01 / num_classes).mean())
     x_LF = labelled_NF[rows]

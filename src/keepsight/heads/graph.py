@@ -82,13 +82,15 @@ def posteriors(z_NK: Array, counts_K: Array) -> Array:
     return _shares(z_NK, z_NK.sum(axis=0), counts_K)
 
 
-def leave_one_out(graph: sparse.csr_array, labels_L: NDArray[np.int64], num_classes: int, alpha: float) -> Array:
+def leave_one_out(
+    graph: sparse.csr_array, labels_L: NDArray[np.int64], num_classes: int, alpha: float, tolerance: float = 1e-6
+) -> Array:
     """Posteriors [L, K] of the graph's first L nodes, each from the labels of the others; exact, by one solve for all.
 
     With M = (I - alpha S)^-1, hiding label i takes M_ii from its class at node i, and column i of M from its class's mass.
     """
     size = len(labels_L)
-    m_NL = propagate(graph, np.eye(graph.shape[0], size), alpha)
+    m_NL = propagate(graph, np.eye(graph.shape[0], size), alpha, tolerance)
     labels_LK = np.eye(num_classes)[labels_L]
     z_LK = m_NL[:size] @ labels_LK - np.diagonal(m_NL)[:, None] * labels_LK
     mass_LK = m_NL.sum(axis=0) @ labels_LK - m_NL.sum(axis=0)[:, None] * labels_LK

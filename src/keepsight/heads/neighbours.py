@@ -19,8 +19,9 @@ class NeighbourHead(Head):
     """Log of the neighbours' weighted, smoothed vote.
 
     With u = (x - mean) / scale, normalised to length one, and s_n = <u, bank_n>, the k entries of the largest s_n vote with
-    weight max(s_n, 0)^3: p = sum_n w_n votes_n / sum_n w_n, and the logits are log((1 - e) p + e / K) with e = 0.001.
-    A vote may be one-hot (a label) or a posterior.
+    weight max(s_n, 0)^3: p = sum_n w_n votes_n / sum_n w_n, and the logits are g log((1 - e) p + e / K) with e = 0.001 and
+    the sharpness g (1 unless stored otherwise), which changes probabilities and no decision. A vote may be one-hot (a label)
+    or a posterior.
 
     Args:
         features: Length F of the read-out features.
@@ -39,6 +40,7 @@ class NeighbourHead(Head):
     scale_F: Tensor
     bank_NF: Tensor
     votes_NK: Tensor
+    sharpness: Tensor
 
     def __init__(self, features: int, classes: int, bank: int, k: int) -> None:
         super().__init__()
@@ -49,9 +51,11 @@ class NeighbourHead(Head):
         self.register_buffer("scale_F", torch.ones(features))
         self.register_buffer("bank_NF", torch.zeros(bank, features))
         self.register_buffer("votes_NK", torch.zeros(bank, classes))
+        self.register_buffer("sharpness", torch.ones(()))
 
-    def store(self, x_NF: Tensor, votes_NK: Tensor, mean_F: Tensor, scale_F: Tensor) -> None:
+    def store(self, x_NF: Tensor, votes_NK: Tensor, mean_F: Tensor, scale_F: Tensor, sharpness: float = 1.0) -> None:
         """Fill the bank with features [N, F] as they were read out, and their votes (rows that sum to one)."""
+        self.sharpness.fill_(sharpness)
         self.mean_F.copy_(mean_F)
         self.scale_F.copy_(scale_F)
         self.bank_NF.copy_(unit_rows(x_NF, mean_F, scale_F))
@@ -66,7 +70,7 @@ class NeighbourHead(Head):
     def _logits(self, x_BF: Tensor) -> Tensor:
         similar_BN = unit_rows(x_BF, self.mean_F, self.scale_F) @ self.bank_NF.T
         similar_Bk, nearest_Bk = similar_BN.topk(self.k, dim=1)
-        return vote_logits(similar_Bk, self.votes_NK[nearest_Bk])
+        return self.sharpness * vote_logits(similar_Bk, self.votes_NK[nearest_Bk])
 
     def shape(self) -> dict[str, int]:
         """Keyword arguments of the constructor."""
@@ -84,4 +88,9 @@ def vote_logits(similar_Bk: Tensor, votes_BkK: Tensor) -> Tensor:
     # The small constant lets the nearest vote where none is similar at all.
     weights_Bk = similar_Bk.clamp(min=1e-6).pow(3)
     chance_BK = (weights_Bk[..., None] * votes_BkK).sum(dim=1) / weights_Bk.sum(dim=1, keepdim=True)
-    return torch.log((1 - SMOOTHING) * chance_BK + SMOOTHING / votes_BkK.shape[-1])
+    return smoothed_log(chance_BK)
+
+
+def smoothed_log(chance_BK: Tensor) -> Tensor:
+    """log((1 - e) p + e / K), finite everywhere."""
+    return torch.log((1 - SMOOTHING) * chance_BK + SMOOTHING / chance_BK.shape[-1])

@@ -5,7 +5,10 @@ Knows features and labels only. Whatever is chosen here (k, the penalty) is chos
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +26,7 @@ class KNNConfig(Config):
         ks: Candidate numbers of neighbours; those that exceed the number of labelled images less one are left out.
     """
 
-    ks: tuple[int, ...] = (1, 3, 5, 10, 20)
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5, 10, 20)
 
 
 class KNN(FeatureMethod):
@@ -81,11 +84,11 @@ class ProbeConfig(Config):
         final_tolerance: Relative accuracy of the solution that is kept.
     """
 
-    strengths: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-14, -1))
-    folds: int = 5
-    default_strength: float = 1e-4
-    search_tolerance: float = 0.1
-    final_tolerance: float = 0.01
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = tuple(10.0 ** (e / 2) for e in range(-14, -1))
+    folds: int = Field(default=5, ge=2)
+    default_strength: float = Field(default=1e-4, gt=0)
+    search_tolerance: float = Field(default=0.1, gt=0)
+    final_tolerance: float = Field(default=0.01, gt=0)
 
 
 class Probe(FeatureMethod):

@@ -99,6 +99,8 @@ def demo() -> dict[str, Any]:
         "backbone": {"name": "vit_s14_imgfocus", "size": 56},
         "split": {"labels": 100, "test": 1500},
         "selection_folds": 3,
+        "finetune_lora": {"epochs": 8},
+        "finetune_full": {"epochs": 8},
     }
 
 

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-import os
-import platform
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
@@ -34,6 +27,7 @@ from keepsight.features.auto_readout import ReadoutChoice, candidate_readouts, c
 from keepsight.features.extract import Extractor
 from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
 from keepsight.recipes.config import MethodName, TuneConfig, as_yaml, resolve
+from keepsight.recipes.folder import environment, is_finished, log_file, run_folder
 from keepsight.recipes.recommend import Recommendation, recommend
 from keepsight.recipes.records import records_of
 from keepsight.report.html import write_html
@@ -69,11 +63,6 @@ class Run:
         return f"Run({str(self.path)!r}, recommended={self.recommended!r})"
 
 
-def is_finished(path: Path) -> bool:
-    """Whether a run in this folder came to its end."""
-    return (path / "recommendation.json").is_file() and (path / "model" / "model.json").is_file()
-
-
 def load_run(path: str | Path) -> Run:
     """A finished run from its folder; UserError if there is none."""
     folder = Path(path)
@@ -81,84 +70,6 @@ def load_run(path: str | Path) -> Run:
         raise UserError(f"There is no finished run in {folder}: start or resume it with keepsight tune --out {folder}.")
     recommendation = Recommendation.model_validate_json((folder / "recommendation.json").read_text(encoding="utf-8"))
     return Run(folder, read_results(folder / "results.jsonl"), recommendation)
-
-
-def _same_config(path: Path, config: TuneConfig) -> bool:
-    try:
-        found: Any = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        return resolve(config.data, settings=found) == config
-    except (OSError, yaml.YAMLError, UserError, TypeError):
-        return False
-
-
-def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> Path:
-    """Where the run goes.
-
-    With `out`: that folder; a run of the same config in it is resumed, one of another config is an error unless
-    `overwrite`. Without: runs/NAME, or the first of runs/NAME-2, -3... that is free or holds an unfinished run of the
-    same config, which is resumed.
-    """
-    if out is None:
-        name = Path(config.data).resolve().stem if Path(config.data).exists() else config.data
-        number = 1
-        while True:
-            path = Path("runs") / (name if number == 1 else f"{name}-{number}")
-            if not path.exists() or (_same_config(path, config) and not is_finished(path)):
-                return path
-            number += 1
-    path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"The output {path} is a file: give a folder.")
-    holds_something = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
-    if holds_something and not _same_config(path, config):
-        if not (path / "config.yaml").is_file():
-            raise UserError(f"The output folder {path} is not empty and holds no run: choose another one.")
-        if not overwrite:
-            raise UserError(
-                f"The folder {path} holds a run with another configuration: choose another --out, or replace it with --overwrite."
-            )
-    if overwrite and (path / "config.yaml").is_file():
-        shutil.rmtree(path)
-    return path
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        handler.close()
-
-
-def _environment() -> dict[str, Any]:
-    names = (
-        "torch",
-        "torchvision",
-        "timm",
-        "peft",
-        "accelerate",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "pillow",
-        "safetensors",
-    )
-    return {
-        "keepsight": keepsight.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": {name: metadata.version(name) for name in names},
-    }
 
 
 def _readout(config: TuneConfig, dataset: Dataset, extractor: Extractor, draw: Draw, folder: Path) -> Readout:
@@ -233,7 +144,7 @@ def _start(config: TuneConfig, path: Path) -> tuple[Dataset, Splits]:
         splits = Splits.read(path / "splits.json", dataset)
     else:
         splits = make_splits(dataset, config.split, tuple(range(config.seeds)))
-    write_text(path / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+    write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
     splits.save(path / "splits.json")
     first = splits.draws[0]
     log.info(
@@ -315,7 +226,7 @@ def tune(
         with FileLock(path / ".lock", timeout=0):
             sweep(path)
             write_text(path / "config.yaml", as_yaml(config))  # first of all files: it says whose folder this is
-            with _log_file(path / "log.txt"):
+            with log_file(path / "log.txt"):
                 return _run(config, path)
     except Timeout as error:
         raise UserError(f"Another process is working in {path}: wait for it, or choose another --out.") from error
