@@ -1,9 +1,10 @@
 """Does readout="auto" choose well? Regret of the choice against the best candidate, over several draws of labels.
 
-For each data set, number of labels and draw, every candidate readout is scored as `keepsight.features.auto_readout` does
-(labelled images and a sample of unlabelled ones) and then measured: error of the probe and of label propagation on test images that
-took no part. Regret is the error of the chosen readout minus that of the best one, the mean of the two methods; rho is
-Spearman's rank correlation of the score with the accuracy. Rules compared: auto, each kind of evidence alone, fixed readouts, a random one.
+For each data set, number of labels and draw, every candidate readout is scored as `keepsight.features.auto_readout`
+does (labelled images and a sample of unlabelled ones) and then measured: error of the probe and of label propagation on
+test images that took no part. Regret is the error of the chosen readout minus that of the best one, the mean of the two
+methods; rho is Spearman's rank correlation of the score with the accuracy. Rules compared: auto, each kind of evidence
+alone, fixed readouts, a random one.
 
     python benchmarks/readout_choice.py                     # minutes: two draws of each set
     python benchmarks/readout_choice.py --draws 10 --data mnist-5k

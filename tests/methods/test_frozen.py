@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from keepsight.core import FeatureMethod
 from keepsight.data.splits import stratified_folds
 from keepsight.heads.linear import standardisation
-from keepsight.heads.logistic import squared_length
+from keepsight.heads.logistic import row_space
 from keepsight.methods.frozen import KNN, KNNConfig, Probe, ProbeConfig, choose_k
 
 EMPTY = torch.zeros(0, 20)
@@ -90,19 +90,20 @@ def test_probe_takes_the_best_cross_validated_strength_and_refits_all_labels() -
     probe = Probe(config)
     mean, scale = standardisation(x)
     z = (x - mean) / scale
+    space = row_space(z)
     folds = stratified_folds(labels.numpy(), 5, seed=7)
     scores = {}
     for strength in config.strengths:
         chances = np.zeros((60, 4))
         for rows, held_out in folds:
-            c = 1 / (strength * squared_length(z) * len(rows))
+            c = 1 / (strength * space.squared_length * len(rows))
             model = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(z[rows].numpy(), labels[rows].numpy())
             chances[held_out] = model.predict_proba(z[held_out].numpy())
         loss = -np.log(chances[np.arange(60), labels.numpy()]).mean()
         scores[strength] = ((chances.argmax(1) == labels.numpy()).mean(), -loss)
     best = max(scores, key=lambda s: scores[s])
-    assert probe.strength(z, labels, 4, seed=7) == best
-    model = LogisticRegression(C=1 / (best * squared_length(z) * 60), tol=1e-8, max_iter=5000)
+    assert probe.strength(space, labels, 4, seed=7) == best
+    model = LogisticRegression(C=1 / (best * space.squared_length * 60), tol=1e-8, max_iter=5000)
     expected = model.fit(z.numpy(), labels.numpy()).predict_proba(z.numpy())
     head = probe.fit(x, labels, EMPTY, 4, seed=7)
     assert np.abs(torch.softmax(head(x), dim=1).detach().numpy() - expected).max() < 1e-3
@@ -112,7 +113,7 @@ def test_probe_with_a_single_label_in_a_class_takes_the_default_strength() -> No
     x, labels = blobs(9)
     labels[labels == 3] = 2
     labels[0] = 3
-    assert Probe().strength(x, labels, 4, seed=0) == ProbeConfig().default_strength
+    assert Probe().strength(row_space(x), labels, 4, seed=0) == ProbeConfig().default_strength
 
 
 def test_the_same_seed_gives_the_same_head() -> None:

@@ -20,7 +20,7 @@ from keepsight.core import Config, Pool, Readout
 from keepsight.data.splits import stratified_folds
 from keepsight.heads.graph import leave_one_out, neighbour_graph
 from keepsight.heads.linear import standardisation
-from keepsight.heads.logistic import cross_validate, squared_length
+from keepsight.heads.logistic import cross_validate, row_space
 from keepsight.heads.neighbours import unit_rows
 
 NEIGHBOURS = 5
@@ -162,10 +162,9 @@ def gather_evidence(
     propagation_loss = float(-np.log(0.99 * own_L + 0.01 / num_classes).mean())
     x_LF = labelled_NF[rows]
     mean_F, scale_F = standardisation(x_LF)
-    z_LF = (x_LF - mean_F) / scale_F
-    strengths = [s * squared_length(z_LF) for s in STRENGTHS]
+    space = row_space((x_LF - mean_F) / scale_F)
     target_L = torch.from_numpy(labels)
-    _, logits_LK = cross_validate(z_LF, target_L, num_classes, strengths, folds, tolerance=0.1)
+    _, logits_LK = cross_validate(space, target_L, num_classes, STRENGTHS, folds, tolerance=0.1)
     return Evidence(clusters, propagation_loss, F.cross_entropy(logits_LK, target_L).item())
 
 

@@ -27,6 +27,51 @@ HISTORY = 5
 
 
 @dataclass(frozen=True, slots=True)
+class RowSpace:
+    """Rows in the singular basis of their row space: all that penalised problems on these rows need of them.
+
+    Attributes:
+        design_NR: U S of the centred rows = U S V^T, and a last column of ones for the unpenalised bias.
+        back_RF: V^T, from that basis to the features.
+        mean_F: What was subtracted from the rows.
+        squared_length: Mean squared length of the centred rows: in units of it, a strength means the same for any number
+            and scale of features.
+    """
+
+    design_NR: Tensor
+    back_RF: Tensor
+    mean_F: Tensor
+    squared_length: float
+
+
+def row_space(x_NF: Tensor) -> RowSpace:
+    """The row space of features [N, F]; its dimension is at most min(N, F), null directions are left out.
+
+    Through the smaller Gram matrix in float64: penalised solutions need no more accuracy in the small singular values than
+    eps * largest^2, and it takes a third of the time of an SVD.
+
+    Example:
+        >>> row_space(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).squared_length
+        1.0
+    """
+    mean_F = x_NF.mean(dim=0)
+    x = (x_NF - mean_F).double()
+    wide = x.shape[0] < x.shape[1]
+    values_R, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
+    keep_R = values_R > values_R[-1].clamp(min=1e-30) * 1e-12
+    values_R, vectors = values_R[keep_R], vectors[:, keep_R]
+    if wide:
+        scale_R = values_R.sqrt()
+        basis_NR, back_RF = vectors * scale_R, (vectors / scale_R).T @ x
+    else:
+        basis_NR, back_RF = x @ vectors, vectors.T
+    design_NR = torch.cat([basis_NR, torch.ones_like(basis_NR[:, :1])], dim=1)
+    # Without any spread (one row, or all alike) the unit is arbitrary, but a strength must stay positive.
+    length = basis_NR.square().sum(dim=1).mean().item() or 1.0
+    return RowSpace(design_NR.to(x_NF), back_RF.to(x_NF), mean_F, length)
+
+
+@dataclass(frozen=True, slots=True)
 class LadderFit:
     """Solutions of S x L problems: S weightings of the same rows (folds) by L strengths.
 
@@ -34,32 +79,28 @@ class LadderFit:
         error_SL: Norm of the gradient left over, divided by lam ||W||: a bound on the relative error of W.
         iterations: Gradient evaluations.
         theta_SLKR: Coefficients in the singular basis, the bias last.
-        design_NR: The rows in that basis, with a last column of ones.
-        back_RF: From that basis to the features.
-        mean_F: What was subtracted from the features.
+        space: The rows.
     """
 
     error_SL: Tensor
     iterations: int
     theta_SLKR: Tensor
-    design_NR: Tensor
-    back_RF: Tensor
-    mean_F: Tensor
+    space: RowSpace
 
     def logits(self, split: int, strength: int) -> Tensor:
         """Logits [N, K] of *all* rows, those of weight zero included, under one solution."""
-        return self.design_NR @ self.theta_SLKR[split, strength].T
+        return self.space.design_NR @ self.theta_SLKR[split, strength].T
 
     def coefficients(self, split: int, strength: int) -> tuple[Tensor, Tensor]:
         """W [K, F] and b [K] of one solution; b sums to zero."""
         theta_KR = self.theta_SLKR[split, strength]
-        weight_KF = theta_KR[:, :-1] @ self.back_RF
-        bias_K = theta_KR[:, -1] - weight_KF @ self.mean_F
+        weight_KF = theta_KR[:, :-1] @ self.space.back_RF
+        bias_K = theta_KR[:, -1] - weight_KF @ self.space.mean_F
         return weight_KF, bias_K - bias_K.mean()
 
 
 def fit_logistic_ladder(
-    x_NF: Tensor,
+    space: RowSpace,
     labels_N: Tensor,
     num_classes: int,
     strengths: Sequence[float],
@@ -79,7 +120,7 @@ def fit_logistic_ladder(
     is diagonal and preconditions L-BFGS. Step lengths come from a one-dimensional Newton search on the stored logits.
 
     Args:
-        x_NF: Features [N, F], float32 or float64; the solution has the same type.
+        space: `row_space` of features [N, F], float32 or float64; the solution has the same type.
         labels_N: Class indices [N].
         num_classes: K.
         strengths: L penalties lam > 0, in any order.
@@ -94,73 +135,62 @@ def fit_logistic_ladder(
 
     Example:
         >>> x = torch.tensor([[-1.0], [1.0]])
-        >>> fit = fit_logistic_ladder(x, torch.tensor([0, 1]), 2, strengths=[0.1, 1.0])
+        >>> fit = fit_logistic_ladder(row_space(x), torch.tensor([0, 1]), 2, strengths=[0.1, 1.0])
         >>> fit.logits(split=0, strength=1).argmax(dim=-1).tolist()
         [0, 1]
     """
     if not strengths or min(strengths) <= 0:
         raise ValueError(f"strengths must be positive, got {list(strengths)}")
-    w_SN = torch.ones(1, len(x_NF)).to(x_NF) if weights_SN is None else weights_SN.to(x_NF)
+    design_NR = space.design_NR
+    w_SN = torch.ones(1, len(design_NR)).to(design_NR) if weights_SN is None else weights_SN.to(design_NR)
     w_SN = w_SN / w_SN.sum(dim=1, keepdim=True)
-    target_NK = F.one_hot(labels_N, num_classes).to(x_NF)
+    target_NK = F.one_hot(labels_N, num_classes).to(design_NR)
     if bool((w_SN @ target_NK <= 0).any()):
         raise ValueError("every class needs a row of positive weight in every weighting")
 
-    mean_F = x_NF.mean(dim=0)
-    basis_NR, back_RF = _singular_basis(x_NF - mean_F)
-    # A last column of ones carries the unpenalised bias.
-    design_NR = torch.cat([basis_NR, torch.ones_like(basis_NR[:, :1])], dim=1)
+    spread_R = design_NR.square().mean(dim=0)
     order = sorted(range(len(strengths)), key=lambda i: -strengths[i])
     s, n = w_SN.shape
     group = max(1, LOGITS_AT_ONCE // (s * n * num_classes))
-    theta_SLKR = x_NF.new_empty(s, len(strengths), num_classes, design_NR.shape[1])
-    error_SL = x_NF.new_empty(s, len(strengths))
+    theta_SLKR = design_NR.new_empty(s, len(strengths), num_classes, design_NR.shape[1])
+    error_SL = design_NR.new_empty(s, len(strengths))
     start_SKR, iterations = None, 0
     for i in range(0, len(order), group):
         ladder = order[i : i + group]
-        lam_P = x_NF.new_tensor([strengths[j] for j in ladder]).repeat(s)
+        lam_P = design_NR.new_tensor([strengths[j] for j in ladder]).repeat(s)
         start_PKR = None if start_SKR is None else start_SKR.repeat_interleave(len(ladder), dim=0)
-        problem = _Problems(design_NR, target_NK, w_SN.repeat_interleave(len(ladder), dim=0), lam_P)
+        problem = _Problems(design_NR, spread_R, target_NK, w_SN.repeat_interleave(len(ladder), dim=0), lam_P)
         solution_PKR, left_P, used = _minimise(problem, start_PKR, tolerance, max_iterations)
         theta_SLKR[:, ladder] = solution_PKR.reshape(s, len(ladder), num_classes, -1)
         error_SL[:, ladder] = left_P.reshape(s, len(ladder))
         start_SKR, iterations = theta_SLKR[:, ladder[-1]], iterations + used
 
-    return LadderFit(error_SL, iterations, theta_SLKR, design_NR, back_RF, mean_F)
-
-
-def squared_length(x_NF: Tensor) -> float:
-    """Mean squared length of the rows: in units of it, a strength means the same for any number and scale of features.
-
-    Example:
-        >>> squared_length(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
-        13.0
-    """
-    return max(x_NF.square().sum(dim=1).mean().item(), torch.finfo(x_NF.dtype).tiny)
+    return LadderFit(error_SL, iterations, theta_SLKR, space)
 
 
 def cross_validate(
-    x_NF: Tensor, labels_N: Tensor, num_classes: int, strengths: Sequence[float], folds: Folds, tolerance: float
+    space: RowSpace, labels_N: Tensor, num_classes: int, strengths: Sequence[float], folds: Folds, tolerance: float
 ) -> tuple[int, Tensor]:
     """The index of the best strength, and its logits [N, K], each row's from the fit that did not see it.
 
     Best is the accuracy on held-out rows, the log-loss deciding ties.
 
     Args:
-        x_NF: Standardised features.
+        space: `row_space` of the features.
         labels_N: Class indices.
         num_classes: K.
-        strengths: Candidate penalties.
+        strengths: Candidate penalties, in units of `space.squared_length`.
         folds: (training rows, held-out rows) of each fit; every row is held out once, every training side has every class.
         tolerance: As in `fit_logistic_ladder`.
     """
-    weights_SN = x_NF.new_zeros(len(folds), len(x_NF))
+    weights_SN = space.design_NR.new_zeros(len(folds), len(labels_N))
     for weights_N, (training, _) in zip(weights_SN, folds, strict=True):
         weights_N[torch.from_numpy(training)] = 1
-    fit = fit_logistic_ladder(x_NF, labels_N, num_classes, strengths, weights_SN, tolerance)
+    absolute = [s * space.squared_length for s in strengths]
+    fit = fit_logistic_ladder(space, labels_N, num_classes, absolute, weights_SN, tolerance)
     scored = []
     for index in range(len(strengths)):
-        logits_NK = x_NF.new_zeros(len(x_NF), num_classes)
+        logits_NK = space.design_NR.new_zeros(len(labels_N), num_classes)
         for fold, (_, held_out) in enumerate(folds):
             rows = torch.from_numpy(held_out)
             logits_NK[rows] = fit.logits(fold, index)[rows]
@@ -170,36 +200,18 @@ def cross_validate(
     return best, logits_NK
 
 
-def _singular_basis(x_NF: Tensor) -> tuple[Tensor, Tensor]:
-    """U S [N, R] and V^T [R, F] with x = U S V^T; R is at most min(N, F), null directions left out.
-
-    Through the smaller Gram matrix in float64: penalised solutions need no more accuracy in the small singular values than
-    eps * largest^2, and it takes a third of the time of an SVD.
-    """
-    x = x_NF.double()
-    wide = x.shape[0] < x.shape[1]
-    values_R, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
-    keep_R = values_R > values_R[-1].clamp(min=1e-30) * 1e-12
-    values_R, vectors = values_R[keep_R], vectors[:, keep_R]
-    if wide:
-        scale_R = values_R.sqrt()
-        basis_NR, back_RF = vectors * scale_R, (vectors / scale_R).T @ x
-    else:
-        basis_NR, back_RF = x @ vectors, vectors.T
-    return basis_NR.to(x_NF), back_RF.to(x_NF)
-
-
 @dataclass(frozen=True, slots=True)
 class _Problems:
     """P problems that share a design: weights [P, N] (each summing to one) and penalties [P]."""
 
     design_NR: Tensor
+    spread_R: Tensor
     target_NK: Tensor
     weights_PN: Tensor
     lam_P: Tensor
 
     def only(self, keep: Tensor) -> _Problems:
-        return _Problems(self.design_NR, self.target_NK, self.weights_PN[keep], self.lam_P[keep])
+        return _Problems(self.design_NR, self.spread_R, self.target_NK, self.weights_PN[keep], self.lam_P[keep])
 
     def logits(self, theta_PKR: Tensor) -> Tensor:
         """[P, K, N]."""
@@ -218,7 +230,7 @@ class _Problems:
         residual_PKN = chance_PKN.sub_(self.target_NK.T).mul_(self.weights_PN[:, None])
         gradient_PKR = (residual_PKN.reshape(p * k, n) @ self.design_NR).reshape(p, k, -1)
         gradient_PKR[..., :-1] += self.lam_P[:, None, None] * theta_PKR[..., :-1]
-        diagonal_PR = spread_P[:, None] * self.design_NR.square().mean(dim=0)
+        diagonal_PR = spread_P[:, None] * self.spread_R
         diagonal_PR[:, :-1] += self.lam_P[:, None]
         return gradient_PKR, diagonal_PR[:, None]
 

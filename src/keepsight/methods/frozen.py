@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from keepsight.core import Config, FeatureMethod
 from keepsight.data.splits import stratified_folds
 from keepsight.heads.linear import LinearHead, standardisation
-from keepsight.heads.logistic import cross_validate, fit_logistic_ladder, squared_length
+from keepsight.heads.logistic import RowSpace, cross_validate, fit_logistic_ladder, row_space
 from keepsight.heads.neighbours import SIMILARITIES_AT_ONCE, NeighbourHead, unit_rows, vote_logits
 
 
@@ -84,7 +84,7 @@ class ProbeConfig(Config):
         final_tolerance: Relative accuracy of the solution that is kept.
     """
 
-    strengths: tuple[Annotated[float, Field(gt=0)], ...] = tuple(10.0 ** (e / 2) for e in range(-14, -1))
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = tuple(10.0 ** (e / 2) for e in range(-13, -1))
     folds: int = Field(default=5, ge=2)
     default_strength: float = Field(default=1e-4, gt=0)
     search_tolerance: float = Field(default=0.1, gt=0)
@@ -104,20 +104,19 @@ class Probe(FeatureMethod):
         """Choose the strength (the seed shuffles the folds) and fit all labels; unlabelled images are not used."""
         del unlabelled_MF
         mean_F, scale_F = standardisation(x_NF)
-        z_NF = (x_NF - mean_F) / scale_F
-        strength = self.strength(z_NF, labels_N, num_classes, seed) * squared_length(z_NF)
-        fit = fit_logistic_ladder(z_NF, labels_N, num_classes, [strength], tolerance=self.config.final_tolerance)
+        space = row_space((x_NF - mean_F) / scale_F)
+        strength = self.strength(space, labels_N, num_classes, seed) * space.squared_length
+        fit = fit_logistic_ladder(space, labels_N, num_classes, [strength], tolerance=self.config.final_tolerance)
         head = LinearHead(features=x_NF.shape[1], classes=num_classes)
         weight_KF, bias_K = fit.coefficients(split=0, strength=0)
         head.load_state_dict({"mean_F": mean_F, "scale_F": scale_F, "weight_KF": weight_KF, "bias_K": bias_K})
         return head
 
-    def strength(self, z_NF: Tensor, labels_N: Tensor, num_classes: int, seed: int) -> float:
-        """The chosen strength for standardised features, in units of their mean squared length."""
+    def strength(self, space: RowSpace, labels_N: Tensor, num_classes: int, seed: int) -> float:
+        """The chosen strength in units of the rows' mean squared length."""
         config = self.config
         folds = stratified_folds(labels_N.cpu().numpy(), config.folds, seed)
         if not folds:
             return config.default_strength
-        strengths = [s * squared_length(z_NF) for s in config.strengths]
-        best, _ = cross_validate(z_NF, labels_N, num_classes, strengths, folds, config.search_tolerance)
+        best, _ = cross_validate(space, labels_N, num_classes, config.strengths, folds, config.search_tolerance)
         return config.strengths[best]
