@@ -188,11 +188,18 @@ def largest_eigenvalues(graph: sparse.csr_array, count: int) -> NDArray[np.float
     block = np.random.default_rng(0).standard_normal((n, min(n, count + 6)))
     blocks = []
     for _ in range(max(1, min(KRYLOV_STEPS, n // block.shape[1]))):
-        block, _ = np.linalg.qr(graph @ (graph @ block))
+        block = _orthonormal(graph @ (graph @ block))
         blocks.append(block)
-    basis, _ = np.linalg.qr(np.concatenate(blocks, axis=1))
-    values: NDArray[np.float64] = np.linalg.eigvalsh(basis.T @ (graph @ basis))[::-1][:count]
-    return values
+    basis = _orthonormal(np.concatenate(blocks, axis=1))
+    values = torch.linalg.eigvalsh(torch.from_numpy(basis.T) @ torch.from_numpy(graph @ basis))
+    descending: NDArray[np.float64] = values.flip(0)[:count].numpy()
+    return descending
+
+
+def _orthonormal(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    # In torch and not in numpy: two pools of BLAS threads in one process slow each other down tenfold on few cores.
+    q: NDArray[np.float64] = torch.linalg.qr(torch.from_numpy(columns)).Q.numpy()
+    return q
 
 
 def _features(readout: Readout, part: Part) -> tuple[Tensor, Tensor]:

@@ -240,7 +240,7 @@ def _run(config: TuneConfig, path: Path) -> Run:
     with measured() as cost:
         readout = _readout(config, dataset, extractor, draw, path)
         extractor.fill(np.arange(len(dataset.images)), readout.parts)
-    log.info("features: %d images extracted in %.1f s, the others were cached", extractor.extracted, cost.seconds)
+    log.info("features ready after %.1f s (%d images through the backbone)", cost.seconds, extractor.extracted)
     context = Context(config, dataset, backbone, readout, extractor, path)
     cv, final = _cells(config, dataset, splits)
     outcomes = {}
