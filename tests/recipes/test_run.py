@@ -205,12 +205,33 @@ def test_default_folders_resume_or_count_up(digits: Path, tmp_path: Path, monkey
 
 def test_an_output_that_is_not_a_run_is_left_alone(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("important")
+    (tmp_path / "config.yaml").write_text("data: mine")
     for overwrite in (False, True):
         with pytest.raises(UserError, match="not empty and holds no run"):
             tune(digits, out=tmp_path, overwrite=overwrite, **SMALL)
     with pytest.raises(UserError, match="is a file"):
         tune(digits, out=tmp_path / "thesis.txt", **SMALL)
     assert (tmp_path / "thesis.txt").read_text() == "important"
+
+
+def test_overwrite_replaces_and_bad_input_removes_nothing(digits: Path, tmp_path: Path) -> None:
+    settings = {**SMALL, "methods": ["knn"], "seeds": 1}
+    first = tune(digits, out=tmp_path / "run", **settings)
+    before = {p.name for p in first.path.iterdir()}
+    for bad in ({"backbone": {"name": "vit_smal"}}, {"readout": "99:cls"}, {"split": {"labels": 3}}):
+        with pytest.raises(UserError):
+            tune(digits, out=tmp_path / "run", overwrite=True, **{**settings, **bad})
+    assert load_run(first.path).results == first.results
+    second = tune(digits, out=tmp_path / "run", overwrite=True, **{**settings, "methods": ["probe"]})
+    assert {p.name for p in second.path.iterdir()} == before
+    assert {r.method for r in second.results} == {"probe"}
+    assert [p.name for p in (second.path / "cells").iterdir()] == ["probe"]
+
+
+def test_bad_input_leaves_no_folder_behind(digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fewer than the 10 classes"):
+        tune(digits, out=tmp_path / "run", **{**SMALL, "split": {"labels": 3}})
+    assert not (tmp_path / "run").exists()
 
 
 KILLED = """

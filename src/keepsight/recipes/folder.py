@@ -34,6 +34,15 @@ def _same_config(path: Path, config: TuneConfig) -> bool:
         return False
 
 
+def _holds_run(path: Path) -> bool:
+    """Whether config.yaml is a run's, of whatever version; anything else in a folder is somebody's own and is left alone."""
+    try:
+        found: Any = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(found, dict) and {"data", "backbone", "methods", "split"} <= found.keys()
+
+
 def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> Path:
     """Where the run goes.
 
@@ -54,15 +63,24 @@ def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> P
         raise UserError(f"The output {path} is a file: give a folder.")
     holds_something = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
     if holds_something and not _same_config(path, config):
-        if not (path / "config.yaml").is_file():
+        if not _holds_run(path):
             raise UserError(f"The output folder {path} is not empty and holds no run: choose another one.")
         if not overwrite:
             raise UserError(
                 f"The folder {path} holds a run with another configuration: choose another --out, or replace it with --overwrite."
             )
-    if overwrite and (path / "config.yaml").is_file():
-        shutil.rmtree(path)
     return path
+
+
+def clear(path: Path) -> None:
+    """Remove an old run from its folder; the lock stays."""
+    for entry in path.iterdir():
+        if entry.name == ".lock":
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 @contextmanager

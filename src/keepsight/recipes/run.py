@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import keepsight
 from keepsight.backbones.load import load_backbone
-from keepsight.core import Dataset, Readout, Result, UserError
+from keepsight.core import Backbone, Dataset, Readout, Result, UserError
 from keepsight.core.files import atomic_file, make_directory, sweep, write_text
 from keepsight.core.progress import log
 from keepsight.core.result import read_results
@@ -27,7 +27,7 @@ from keepsight.features.auto_readout import ReadoutChoice, candidate_readouts, c
 from keepsight.features.extract import Extractor
 from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
 from keepsight.recipes.config import MethodName, TuneConfig, as_yaml, resolve
-from keepsight.recipes.folder import environment, is_finished, log_file, run_folder
+from keepsight.recipes.folder import clear, environment, is_finished, log_file, run_folder
 from keepsight.recipes.recommend import Recommendation, recommend
 from keepsight.recipes.records import records_of
 from keepsight.report.html import write_html
@@ -138,28 +138,6 @@ def _cells(config: TuneConfig, dataset: Dataset, splits: Splits) -> tuple[list[C
     return validation, final
 
 
-def _start(config: TuneConfig, path: Path) -> tuple[Dataset, Splits]:
-    dataset = load_dataset(config.data)
-    if (path / "splits.json").is_file():
-        splits = Splits.read(path / "splits.json", dataset)
-    else:
-        splits = make_splits(dataset, config.split, tuple(range(config.seeds)))
-    write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-    splits.save(path / "splits.json")
-    first = splits.draws[0]
-    log.info(
-        "%s: %d images, %d classes; %d labelled, %d validation, %d unlabelled, %d test",
-        dataset.name,
-        len(dataset.images),
-        len(dataset.classes),
-        len(first.labelled),
-        len(first.validation),
-        len(first.unlabelled),
-        len(splits.test),
-    )
-    return dataset, splits
-
-
 def _finish(
     config: TuneConfig,
     context: Context,
@@ -217,26 +195,45 @@ def tune(
     """
     config = data if isinstance(data, TuneConfig) else resolve(str(data), settings=settings)
     path = run_folder(config, out, overwrite)
-    if is_finished(path):
+    if is_finished(path) and not overwrite:
         log.info("%s is finished already: these are its results (--overwrite runs it again)", path)
         return load_run(path)
-    load_dataset(config.data)  # bad data is said before anything is written
+    # All that can be wrong with data, settings and weights is said before anything is written or removed.
+    dataset = load_dataset(config.data)
+    old = path / "splits.json"
+    resumed = old.is_file() and not overwrite
+    splits = Splits.read(old, dataset) if resumed else make_splits(dataset, config.split, tuple(range(config.seeds)))
+    backbone = load_backbone(config.backbone)
+    if config.readout != "auto":
+        Readout.parse(config.readout).resolved(backbone.depth)
     make_directory(path)
     try:
         with FileLock(path / ".lock", timeout=0):
+            if overwrite:
+                clear(path)
             sweep(path)
             write_text(path / "config.yaml", as_yaml(config))  # first of all files: it says whose folder this is
             with log_file(path / "log.txt"):
-                return _run(config, path)
+                return _run(config, path, dataset, splits, backbone)
     except Timeout as error:
         raise UserError(f"Another process is working in {path}: wait for it, or choose another --out.") from error
 
 
-def _run(config: TuneConfig, path: Path) -> Run:
-    dataset, splits = _start(config, path)
-    backbone = load_backbone(config.backbone)
-    extractor = Extractor(backbone, dataset.images)
+def _run(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backbone: Backbone) -> Run:
+    write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    splits.save(path / "splits.json")
     draw = splits.draws[0]
+    log.info(
+        "%s: %d images, %d classes; %d labelled, %d validation, %d unlabelled, %d test",
+        dataset.name,
+        len(dataset.images),
+        len(dataset.classes),
+        len(draw.labelled),
+        len(draw.validation),
+        len(draw.unlabelled),
+        len(splits.test),
+    )
+    extractor = Extractor(backbone, dataset.images)
     with measured() as cost:
         readout = _readout(config, dataset, extractor, draw, path)
         extractor.fill(np.arange(len(dataset.images)), readout.parts)
