@@ -3,7 +3,8 @@
 For each data set, number of labels and draw, every candidate readout is scored as `keepsight.features.auto_readout`
 does (labelled images and a sample of unlabelled ones) and then measured: error of the probe and of label propagation on
 test images that took no part. Regret is the error of the chosen readout minus that of the best one, the mean of the two
-methods; rho is Spearman's rank correlation of the score with the accuracy. Rules compared: auto, each kind of evidence
+methods, with the half width of its 95 % t interval over draws;
+rho is Spearman's rank correlation of the score with the accuracy. Rules compared: auto, each kind of evidence
 alone, fixed readouts, a random one.
 
     python benchmarks/readout_choice.py                     # minutes: two draws of each set
@@ -26,7 +27,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 from torch import Tensor
 
 from keepsight.backbones.load import load_backbone
@@ -165,14 +166,18 @@ def main() -> None:
             print(
                 f"\n{source}, {count} labels, {arguments.draws} draws, choice {np.mean(seconds):.1f} s", file=sys.stderr
             )
-            print(f"{'rule':24}{'regret %':>9}{'rho':>6}{'probe %':>9}{'prop. %':>9}", file=sys.stderr)
+            print(f"{'rule':24}{'regret %':>9}{'+-':>6}{'rho':>6}{'probe %':>9}{'prop. %':>9}", file=sys.stderr)
             for rule, draws in collected.items():
                 mean = {key: float(np.mean([d[key] for d in draws])) for key in draws[0]}
+                regrets = [d["regret"] for d in draws]
+                half = float(t.ppf(0.975, len(draws) - 1) * np.std(regrets, ddof=1) / np.sqrt(len(draws)))
+                mean["regret_half_interval"] = half
                 record = {"dataset": source, "labels": count, "draws": arguments.draws, "rule": rule, **mean}
                 print(json.dumps(record | {"choice_seconds": float(np.mean(seconds))}), flush=True)
                 rho = f"{mean['rho']:.2f}" if "rho" in mean else ""
+                errors = f"{100 * mean['probe']:9.1f}{100 * mean['propagation']:9.1f}"
                 print(
-                    f"{rule:24}{100 * mean['regret']:9.1f}{rho:>6}{100 * mean['probe']:9.1f}{100 * mean['propagation']:9.1f}",
+                    f"{rule:24}{100 * mean['regret']:9.1f}{100 * half:6.1f}{rho:>6}{errors}",
                     file=sys.stderr,
                     flush=True,
                 )
