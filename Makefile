@@ -43,7 +43,8 @@ check: lint docs test
 
 # The exact set of packages of this environment, for reproducing it elsewhere.
 lock: $(VENV)/.installed-dev
-	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
+	{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 clean:
 	rm -rf $(VENV) site
