@@ -29,7 +29,7 @@ class Result(Config):
         spread: Standard deviation over seeds, where there are several.
         selection: "last" (last step) or "validation" (checkpoint chosen on validation images); never test.
         trainable_parameters: Parameters that were fitted.
-        seconds: Wall time of fitting and prediction, features and adaptation included, per seed.
+        seconds: Wall time of fitting and predicting, mean over seeds; the features are extracted once and not included.
         peak_mib: Peak resident memory of the process meanwhile, MiB.
     """
 
