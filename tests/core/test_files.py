@@ -33,7 +33,7 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
-def test_a_full_disk_is_one_sentence() -> None:
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
@@ -42,7 +42,7 @@ def test_a_full_disk_is_one_sentence() -> None:
         file.flush()
     with (
         pytest.raises(UserError, match=r"Writing .*failed \(No space left on device\)"),
-        atomic_file(Path("/tmp") / "never-there.txt") as _,
+        atomic_file(tmp_path / "never-there.txt") as _,
     ):
         raise OSError(28, "No space left on device")
 
