@@ -74,6 +74,14 @@ class TimmBackbone(Backbone):
             features[self.depth] = self._last(final, features[self._taps].grid)
         return tuple(features[b] for b in blocks)
 
+    def block_modules(self) -> tuple[nn.Module, ...]:
+        """See `Backbone.block_modules`: transformer blocks (ViT, EVA, BEiT), or stages (ConvNeXt)."""
+        for name in ("blocks", "stages"):
+            modules = getattr(self._timm, name, None)
+            if isinstance(modules, nn.Sequential | nn.ModuleList) and len(modules) == self._taps:
+                return tuple(modules)
+        return ()
+
     def _intermediate(self, output: Any) -> Features:
         """A map [B, D, h, w], or the pair of it and the prefix tokens [B, P, D]."""
         map_BDhw, prefix_BPD = output if self._has_prefix else (output, None)

@@ -9,6 +9,7 @@ from keepsight.core.head import Head
 from keepsight.core.images import UNLABELLED, Dataset, ImageList
 from keepsight.core.method import FeatureMethod, Method
 from keepsight.core.result import Result
+from keepsight.core.text import TextTower
 
 __all__ = [
     "UNLABELLED",
@@ -25,5 +26,6 @@ __all__ = [
     "Preprocessing",
     "Readout",
     "Result",
+    "TextTower",
     "UserError",
 ]

@@ -54,6 +54,14 @@ class Backbone(nn.Module, ABC):
         The last block is given after the network's final norm, the others as they are.
         """
 
+    def block_modules(self) -> tuple[nn.Module, ...]:
+        """The modules that are the blocks, in order: module b - 1 gives (before any final norm) what block b is.
+
+        Each takes the state of the one before it as its first argument. Empty where a network is not built that way; then it
+        cannot be cut (`backbones.cut`), checkpointed block by block, or given a learning rate a block.
+        """
+        return ()
+
     @abstractmethod
     def weights_hash(self) -> str:
         """Sha256 (hex) over the names, shapes and bytes of all weights as they are now."""
