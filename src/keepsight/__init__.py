@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keepsight.backbones.load import load_backbone
     from keepsight.export.model import TunedModel
+    from keepsight.recipes.evaluate import evaluate_model
     from keepsight.recipes.run import Run, load_run, tune
 
 # Waiting OpenMP threads sleep: spinning ones made steps ten times slower as soon as another process (or our own image
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = metadata.version("keepsight")
-__all__ = ["Run", "TunedModel", "__version__", "load_backbone", "load_run", "tune"]
+__all__ = ["Run", "TunedModel", "__version__", "evaluate_model", "load_backbone", "load_run", "tune"]
 
 _WHERE = {
     "Run": "keepsight.recipes.run",
     "TunedModel": "keepsight.export.model",
+    "evaluate_model": "keepsight.recipes.evaluate",
     "load_backbone": "keepsight.backbones.load",
     "load_run": "keepsight.recipes.run",
     "tune": "keepsight.recipes.run",

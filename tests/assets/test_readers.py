@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ import pytest
 import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save
 
 from keepsight.assets import ASSETS, load_mnist_5k, load_tensors
 from keepsight.assets.efficientnet_lite import read_efficientnet_lite0
+from keepsight.assets.minilm import DESCRIPTION, TOKENIZER, read_minilm
 from keepsight.assets.mnist import read_mnist_5k
 from keepsight.assets.vit_onnx import read_vit_onnx
 
@@ -161,3 +165,21 @@ def test_every_asset_says_what_it_is() -> None:
         assert len(asset.sha256) == 64
         assert asset.licence
         assert asset.description
+
+
+def test_minilm_keeps_the_encoder_and_the_bytes_of_its_texts() -> None:
+    weights = {
+        "embeddings.word_embeddings.weight": np.arange(6, dtype=np.float32).reshape(3, 2),
+        "embeddings.position_ids": np.arange(4)[None],
+        "pooler.dense.weight": np.ones((2, 2), np.float32),
+    }
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("model.safetensors", save(weights))
+        archive.writestr("tokenizer.json", '{"ü": 1}')
+        archive.writestr("config.json", '{"hidden_size": 2}')
+    arrays = read_minilm(content.getvalue())
+    assert set(arrays) == {"embeddings.word_embeddings.weight", TOKENIZER, DESCRIPTION}
+    assert np.array_equal(arrays["embeddings.word_embeddings.weight"], weights["embeddings.word_embeddings.weight"])
+    assert json.loads(arrays[TOKENIZER].tobytes()) == {"ü": 1}
+    assert arrays[DESCRIPTION].dtype == np.uint8

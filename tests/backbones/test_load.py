@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from keepsight.backbones import BackboneConfig, TimmBackbone, list_backbones, load_backbone
-from keepsight.backbones.load import _preprocessing
+from keepsight.backbones.timm_loading import preprocessing_of
 from keepsight.core import UserError
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -232,7 +232,7 @@ def test_unusable_arguments_are_named() -> None:
     with pytest.raises(UserError, match="architecture=resnet18 contradicts it"):
         load_backbone("test_vit", weights="random", architecture="resnet18")
     with pytest.raises(UserError, match="does not describe an RGB input"):
-        _preprocessing({"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.5,)}, "gray")
+        preprocessing_of({"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.5,)}, "gray")
 
 
 def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from keepsight.adapters.lora import LoraConfig, add_lora, check_lora_gradients
 from keepsight.backbones import TimmBackbone, build_backbone, load_backbone
+from keepsight.backbones.cut import can_cut, prefix, resume
+from keepsight.core import Backbone, Readout, UserError
 
 TRANSFORMER = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 
@@ -32,6 +38,10 @@ class Case:
     """Where the network keeps its blocks: a list of modules, or one module after another."""
     two_blocks: int = 2
     """How many of these run for the first two blocks; a CNN's first block may be its stem."""
+    files: dict[str, Any] = field(default_factory=dict)
+    """Descriptions in JSON that say what the model is, where it is not a timm name; `architecture` is then a label."""
+    has_attention: bool = True
+    """Whether LoRA finds query and value projections."""
 
 
 def transformer(architecture: str, size: int, patch: int, other_size: int | None, **args: Any) -> Case:
@@ -68,7 +78,7 @@ CASES = [
         ("layers",),
     ),
     Case("xcit_nano_12_p16_224", 64, 3, (4,) * 3, None, {"depth": 3, "embed_dim": 32, "num_heads": 2}),
-    Case("test_convnext", 64, 4, (16, 8, 4, 2), 96, block_modules=("stages",)),
+    Case("test_convnext", 64, 4, (16, 8, 4, 2), 96, block_modules=("stages",), has_attention=False),
     Case(
         "test_resnet",
         64,
@@ -77,24 +87,105 @@ CASES = [
         96,
         block_modules=("layer1", "layer2", "layer3", "layer4"),
         two_blocks=1,
+        has_attention=False,
     ),
-    Case("mobilenetv3_small_050", 64, 5, (32, 16, 8, 4, 2), 96, two_blocks=1),
-    Case("tf_efficientnet_lite0", 64, 6, (32, 16, 8, 4, 2, 2), 96),
+    Case("mobilenetv3_small_050", 64, 5, (32, 16, 8, 4, 2), 96, two_blocks=1, has_attention=False),
+    Case("tf_efficientnet_lite0", 64, 6, (32, 16, 8, 4, 2, 2), 96, has_attention=False),
 ]
 
 
-def make(case: Case) -> TimmBackbone:
+def open_clip(label: str, **vision: Any) -> Case:
+    """A small image tower, described as open_clip describes models."""
+    vision = {"image_size": 64} | vision
+    timm_depth = {"test_vit": 6, "test_convnext": 4}
+    grids = (16, 8, 4, 2) if label.endswith("convnext") else (4,) * timm_depth.get(vision.get("timm_model_name", ""), 3)
+    model = {
+        "embed_dim": 24,
+        "vision_cfg": vision,
+        "text_cfg": {"width": 32, "heads": 2, "layers": 1, "vocab_size": 50},
+    }
+    description = {"model_cfg": model, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    paths = {"test_vit": ("trunk.blocks",), "test_convnext": ("trunk.stages",)}
+    return Case(
+        f"open_clip {label}",
+        64,
+        len(grids),
+        grids,
+        block_modules=paths.get(vision.get("timm_model_name", ""), ("transformer.resblocks",)),
+        files={"open_clip_config.json": description},
+        has_attention=not label.endswith("convnext"),
+    )
+
+
+def hugging_face(kind: str, blocks: str, **settings: Any) -> Case:
+    """A small vision model, described as transformers describes models."""
+    small = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 64, "width": 64}, "resample": 3}
+    cnn = kind.startswith("convnext")
+    description = {"model_type": kind} | ({} if cnn else {"image_size": 64, "patch_size": 16} | small) | settings
+    return Case(
+        f"hf {kind}",
+        64,
+        4 if cnn else 3,
+        (16, 8, 4, 2) if cnn else (4,) * 3,
+        96,
+        block_modules=(blocks,),
+        files={"config.json": description, "preprocessor_config.json": processor},
+        has_attention=not cnn,
+    )
+
+
+VIT = {"width": 32, "layers": 3, "head_width": 16, "patch_size": 16}
+
+CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+
+OTHER_CASES = [
+    Case("vit_s14_imgfocus", 56, 12, (4,) * 12, 84),
+    open_clip("vit", **VIT),
+    open_clip("vit that pools the mean", **VIT, pool_type="avg", no_ln_pre=True, final_ln_after_pool=True),
+    open_clip("coca", **VIT, attentional_pool=True, attn_pooler_heads=2, attn_pooler_queries=4, output_tokens=True),
+    open_clip("timm vit", timm_model_name="test_vit", timm_pool="map", timm_proj=None),
+    open_clip("timm convnext", timm_model_name="test_convnext", timm_pool="", timm_proj="linear"),
+    hugging_face("vit", "layers"),
+    hugging_face("vit_mae", "layers"),
+    hugging_face("deit", "layers"),
+    hugging_face("beit", "layers"),
+    hugging_face("dinov2", "encoder.layer"),
+    hugging_face("dinov2_with_registers", "encoder.layer"),
+    hugging_face("dinov3_vit", "model.layer", num_register_tokens=2),
+    hugging_face("clip_vision_model", "encoder.layers"),
+    hugging_face("siglip_vision_model", "encoder.layers"),
+    hugging_face("convnext", "encoder.stages", **CONVNEXT),
+    hugging_face("convnextv2", "encoder.stages", **CONVNEXT),
+]
+
+ALL_CASES = [*CASES, *OTHER_CASES]
+
+FOLDERS: dict[str, Path] = {}
+"""Where the descriptions of a case are."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    for number, case in enumerate(OTHER_CASES):
+        FOLDERS[case.architecture] = folder = tmp_path_factory.mktemp(f"model{number}")
+        for name, content in case.files.items():
+            (folder / name).write_text(json.dumps(content))
+
+
+def make(case: Case) -> Backbone:
     torch.manual_seed(0)
-    return load_backbone(case.architecture, weights="random", size=case.size, timm_args=case.args)
+    name = str(FOLDERS[case.architecture]) if case.files else case.architecture
+    return load_backbone(name, weights="random", size=case.size, timm_args=case.args)
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.architecture)
+@pytest.fixture(scope="module", params=ALL_CASES, ids=lambda case: case.architecture)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def backbone(case: Case) -> TimmBackbone:
+def backbone(case: Case) -> Backbone:
     return make(case)
 
 
@@ -112,7 +203,7 @@ def counted_calls(modules: list[nn.Module]) -> Iterator[list[int]]:
         hook.remove()
 
 
-def test_features_of_every_block_have_the_promised_shape(case: Case, backbone: TimmBackbone) -> None:
+def test_features_of_every_block_have_the_promised_shape(case: Case, backbone: Backbone) -> None:
     assert backbone.depth == case.depth
     with torch.no_grad():
         outputs = backbone(images(case.size), tuple(range(1, case.depth + 1)))
@@ -129,8 +220,8 @@ def test_features_of_every_block_have_the_promised_shape(case: Case, backbone: T
 
 @pytest.mark.parametrize(
     ("flexible", "size"),
-    [(c, c.other_size) for c in CASES if c.other_size],
-    ids=[c.architecture for c in CASES if c.other_size],
+    [(c, c.other_size) for c in ALL_CASES if c.other_size],
+    ids=[c.architecture for c in ALL_CASES if c.other_size],
 )
 def test_other_sizes_at_forward_time(flexible: Case, size: int) -> None:
     with torch.no_grad():
@@ -138,7 +229,7 @@ def test_other_sizes_at_forward_time(flexible: Case, size: int) -> None:
     assert features.grid[0] == flexible.grids[-1] * size // flexible.size
 
 
-@pytest.mark.parametrize("fixed", [c for c in CASES if not c.other_size], ids=lambda c: c.architecture)
+@pytest.mark.parametrize("fixed", [c for c in ALL_CASES if not c.other_size], ids=lambda c: c.architecture)
 def test_other_sizes_at_load_time(fixed: Case) -> None:
     larger = dataclasses.replace(fixed, size=2 * fixed.size)
     with torch.no_grad():
@@ -146,7 +237,7 @@ def test_other_sizes_at_load_time(fixed: Case) -> None:
     assert features.grid[0] == pytest.approx(2 * fixed.grids[-1], abs=1)
 
 
-def test_any_order_of_blocks_and_early_stop_give_what_a_full_run_gives(case: Case, backbone: TimmBackbone) -> None:
+def test_any_order_of_blocks_and_early_stop_give_what_a_full_run_gives(case: Case, backbone: Backbone) -> None:
     every = tuple(range(1, case.depth + 1))
     with torch.no_grad():
         full = backbone(images(case.size), every)
@@ -159,7 +250,7 @@ def test_any_order_of_blocks_and_early_stop_give_what_a_full_run_gives(case: Cas
     assert torch.equal(first.patches, full[0].patches)
 
 
-def test_blocks_after_the_highest_are_not_run(case: Case, backbone: TimmBackbone) -> None:
+def test_blocks_after_the_highest_are_not_run(case: Case, backbone: Backbone) -> None:
     modules = [backbone.network.get_submodule(name) for name in case.block_modules]
     if len(modules) == 1:
         modules = list(modules[0].children())
@@ -168,7 +259,10 @@ def test_blocks_after_the_highest_are_not_run(case: Case, backbone: TimmBackbone
     assert calls == list(range(case.two_blocks))
 
 
-def test_last_block_is_what_the_networks_own_head_gets(case: Case, backbone: TimmBackbone) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.architecture)
+def test_last_block_is_what_the_networks_own_head_gets(case: Case) -> None:
+    backbone = make(case)
+    assert isinstance(backbone, TimmBackbone)
     with torch.no_grad():
         (features,) = backbone(images(case.size), (case.depth,))
         network: Any = backbone.network
@@ -209,9 +303,14 @@ def test_weights_hash_changes_with_one_weight(case: Case) -> None:
     assert backbone.weights_hash() != before
 
 
-def test_spec_rebuilds_the_same_network(case: Case, backbone: TimmBackbone) -> None:
+def test_spec_rebuilds_the_same_network_without_asking_anybody(
+    case: Case, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address))
     torch.manual_seed(1)  # other weights than those of `backbone`
-    rebuilt = build_backbone(backbone.spec())
+    rebuilt = build_backbone(json.loads(json.dumps(backbone.spec())))
+    assert not asked
     assert rebuilt.weights_hash() != backbone.weights_hash()
     rebuilt.load_state_dict(backbone.state_dict(), strict=True)
     assert rebuilt.weights_hash() == backbone.weights_hash()
@@ -222,7 +321,62 @@ def test_spec_rebuilds_the_same_network(case: Case, backbone: TimmBackbone) -> N
     assert torch.equal(a.patches, b.patches)
 
 
-def test_blocks_that_are_not_there_are_refused(case: Case, backbone: TimmBackbone) -> None:
+def test_blocks_that_are_not_there_are_refused(case: Case, backbone: Backbone) -> None:
     for blocks in ((), (0,), (case.depth + 1,)):
         with pytest.raises(ValueError, match="not among"):
             backbone(images(case.size), blocks)
+
+
+def test_block_modules_give_what_the_blocks_are(case: Case, backbone: Backbone) -> None:
+    modules = backbone.block_modules()
+    if not modules:
+        assert case.architecture.startswith(("swin", "test_resnet", "mobilenet", "tf_efficientnet"))
+        return
+    outputs: list[Any] = []
+    hooks = [m.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for m in modules]
+    every = tuple(range(1, case.depth + 1))
+    with torch.no_grad():
+        features = backbone(images(case.size), every)
+    for hook in hooks:
+        hook.remove()
+    assert len(outputs) == len(modules)
+    for output, block in zip(outputs[:-1], features[:-1], strict=True):
+        assert isinstance(output, torch.Tensor)
+        tokens = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
+        assert torch.equal(tokens[:, -block.patches.shape[1] :], block.patches)
+
+
+def test_lora_reaches_query_and_value_of_every_block(case: Case) -> None:
+    backbone = make(case)
+    with torch.no_grad():
+        for parameter in backbone.parameters():  # Swin v2 starts with norms of zero, which no gradient passes
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+        (before,) = backbone(images(case.size), (case.depth,))
+    readout = Readout.parse("last:cls+mean").resolved(case.depth)
+    if not case.has_attention:
+        with pytest.raises(UserError, match="LoRA found nothing to adapt"):
+            add_lora(backbone, readout, LoraConfig(rank=2))
+        return
+    adapted = add_lora(backbone, readout, LoraConfig(rank=2))
+    (features,) = backbone(images(case.size), (case.depth,))
+    torch.testing.assert_close(features.cls, before.cls, rtol=1e-4, atol=1e-5)
+    (features.cls.square().mean() + features.patches.square().mean()).backward()
+    check_lora_gradients(adapted)
+    adapters = {name.partition(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
+    assert len(adapters) >= 2 * case.depth
+
+
+def test_going_on_from_the_middle_gives_what_a_full_run_gives(case: Case, backbone: Backbone) -> None:
+    if not can_cut(backbone):
+        assert not case.has_attention or case.architecture.startswith("swin")
+        return
+    every = tuple(range(1, case.depth + 1))
+    with torch.no_grad():
+        full = backbone(images(case.size), every)
+        for block in (0, 1, case.depth - 1):
+            state = prefix(backbone, images(case.size), block)
+            for features, expected in zip(
+                resume(backbone, state, block, every[block:]), full[block:], strict=True
+            ):
+                torch.testing.assert_close(features.patches, expected.patches)
+                torch.testing.assert_close(features.cls, expected.cls)

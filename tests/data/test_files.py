@@ -8,7 +8,8 @@ from PIL import Image
 
 from keepsight.core import UserError
 from keepsight.data.arrays import ArrayImages
-from keepsight.data.files import FileImages, read_image, to_rgb
+from keepsight.data.files import FileImages, read_image
+from keepsight.data.pixels import to_rgb
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -188,7 +189,7 @@ def test_array_images() -> None:
 
 @pytest.mark.parametrize(
     "pixels",
-    [np.zeros((2, 3, 3)), np.zeros((3, 3), np.uint8), np.zeros((2, 3, 3, 4), np.uint8), np.zeros((2, 0, 3), np.uint8)],
+    [np.zeros((2, 3, 3)), np.zeros((3, 3), np.uint8), np.zeros((2, 3, 3, 5), np.uint8), np.zeros((2, 0, 3), np.uint8)],
 )
 def test_array_images_refuse_other_arrays(pixels: np.ndarray) -> None:
     with pytest.raises(UserError, match="uint8"):

@@ -1,15 +1,21 @@
 import gzip
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from keepsight.core import UserError
-from keepsight.data import demo
+from keepsight.data import demo, idx
 from keepsight.data.load import load_dataset
+from keepsight.data.options import DataConfig
+from keepsight.data.pixels import PixelConfig
 
 
 @pytest.fixture
@@ -83,21 +89,21 @@ def test_fashion_missing_names_the_package(tmp_path: Path, monkeypatch: pytest.M
 def test_bad_idx_files(tmp_path: Path) -> None:
     path = tmp_path / "a.gz"
     with pytest.raises(UserError, match=r"a\.gz"):
-        demo.read_idx(path)
+        idx.read_idx(path)
     values = np.zeros((2, 3), np.uint8)
     write_idx(path, values)
-    assert demo.read_idx(path).shape == (2, 3)
+    assert idx.read_idx(path).shape == (2, 3)
     whole = path.read_bytes()
     for damage in (b"", b"no gzip", whole[:-9], gzip.compress(b"\0\0"), gzip.compress(b"\0\0\x08\x02\0\0")):
         path.write_bytes(damage)
         with pytest.raises(UserError, match=r"a\.gz"):
-            demo.read_idx(path)
+            idx.read_idx(path)
     write_idx(path, values, cut=1)
     with pytest.raises(UserError, match="not a whole one"):
-        demo.read_idx(path)
+        idx.read_idx(path)
     write_idx(path, values, kind=13)
     with pytest.raises(UserError, match="IDX file of bytes"):
-        demo.read_idx(path)
+        idx.read_idx(path)
 
 
 def test_a_folder_and_a_table_are_the_same_data(tmp_path: Path) -> None:
@@ -196,3 +202,51 @@ def test_misspelt_names(typed: str, meant: str) -> None:
         load_dataset("/somewhere/else/entirely")
     with pytest.raises(UserError, match="embedded data sets are"):
         demo.read_embedded(typed)
+
+
+def test_a_folder_is_read_by_what_is_in_it(tmp_path: Path) -> None:
+    table = pa.table({"bytes": [b"x", b"y"], "label": ["a", "b"]})
+    pq.write_table(table, tmp_path / "data.parquet")
+    assert load_dataset(tmp_path).images.name(0) == "data.parquet#1"
+    for label in ("cat", "dog"):
+        image(tmp_path / label / "1.png")
+    assert load_dataset(tmp_path).images.name(0) == "cat/1.png"
+    assert load_dataset(tmp_path / "data.parquet").classes == ("a", "b")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    pq.write_table(table, hidden / ".data.parquet")
+    with pytest.raises(UserError, match="holds no images"):
+        load_dataset(hidden)
+
+
+def test_without_the_check_labels_may_be_missing(tmp_path: Path) -> None:
+    image(tmp_path / "1.png")
+    assert load_dataset(tmp_path, check=False).labels.tolist() == [-1]
+    with pytest.raises(UserError, match="no labels"):
+        load_dataset(tmp_path)
+
+
+def test_options_reach_a_table(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        Image.new("L", (2, 2), 50).save(tmp_path / name)
+    table = tmp_path / "t.csv"
+    table.write_text("Scan,path,kind,fold\n1.png,,x,train\n2.png,,y,test\n")
+    pixels = PixelConfig(value_range=(0, 100))
+    options = DataConfig(image_column="scan", label_column="Kind", split_column="fold", pixels=pixels)
+    data = load_dataset(table, options, check=False)
+    assert (data.classes, data.parts) == (("x", "y"), ("train", "test"))
+    assert data.images.load(0).getpixel((0, 0)) == (128, 128, 128)
+    with pytest.raises(UserError, match="no column 'size': its columns are scan, path, kind, fold"):
+        load_dataset(table, DataConfig(image_column="size"))
+
+
+def test_a_data_set_is_taken_as_it_is(mnist: np.ndarray) -> None:
+    data = load_dataset("demo")
+    assert load_dataset(data) is data
+
+
+def test_optional_packages_are_imported_only_where_needed() -> None:
+    packages = "{'datasets', 'astropy', 'pydicom', 'h5py'}"
+    code = f"import sys, keepsight.data.load; print(*({packages} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

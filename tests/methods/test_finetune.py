@@ -41,7 +41,7 @@ def bright_or_dark() -> tuple[ArrayImages, np.ndarray]:
     return ArrayImages(pixels.astype(np.uint8)), labels
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize("adapter", ["full", "lora", "bitfit"])
 def test_it_starts_where_backbone_and_head_are(vit: Backbone, adapter: Adapter) -> None:
     images = torch.randn(3, 3, 28, 28)
     expected = head()(READOUT.read(vit(images, READOUT.blocks)))
@@ -49,14 +49,14 @@ def test_it_starts_where_backbone_and_head_are(vit: Backbone, adapter: Adapter) 
     torch.testing.assert_close(method.logits(images), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize("adapter", ["full", "lora", "bitfit"])
 def test_it_learns_and_merged_logits_equal(vit: Backbone, adapter: Adapter, tmp_path: Path) -> None:
     images, labels = bright_or_dark()
     backbone = copy.deepcopy(vit)
     method = Finetune(backbone, READOUT, head(), adapter, FinetuneConfig())
     batches = ImageBatches(images, labels, Stream(np.arange(24), 8, 0), None, vit.preprocessing, None, 0)
     seen: list[float] = []
-    config = TrainConfig(optim=OptimConfig(lr=3e-3))
+    config = TrainConfig(optim=OptimConfig(lr=3e-2 if adapter == "bitfit" else 3e-3))
     train(method, batches, 30, config, tmp_path, report=lambda _, f: seen.append(f["cross_entropy"]))
     assert np.mean(seen[-5:]) < 0.5 * np.mean(seen[:5])
     inputs = batches(0, 0, 1).inputs
@@ -93,3 +93,51 @@ def test_batch_norm_statistics_stay_as_pretrained() -> None:
     method.train()
     method.logits(torch.randn(4, 3, 64, 64))
     assert all(torch.equal(b, before[name]) for name, b in backbone.network.named_buffers())
+
+
+def test_layer_decay_scales_each_block(vit: Backbone, tmp_path: Path) -> None:
+    config = FinetuneConfig(layer_decay=0.5)
+    method = Finetune(copy.deepcopy(vit), READOUT, head(), "full", config)
+    scales, named = method.lr_scales(), dict(method.backbone.network.named_parameters())
+    assert scales[named["blocks.1.mlp.fc1.weight"]] == 0.5  # the block that is read
+    assert scales[named["blocks.0.attn.qkv.weight"]] == 0.25
+    assert scales[named["patch_embed.proj.weight"]] == scales[named["pos_embed"]] == 0.125
+    assert all(p not in scales for p in method.head.parameters())
+    # One step of SGD moves every weight by its scale times what it moves without decay.
+    images, labels = bright_or_dark()
+    batches = ImageBatches(images, labels, Stream(np.arange(24), 8, 0), None, vit.preprocessing, None, 0)
+    plain = Finetune(copy.deepcopy(vit), READOUT, head(), "full", FinetuneConfig())
+    sgd = TrainConfig(optim=OptimConfig(name="sgd", lr=0.1, momentum=0, weight_decay=0, clip=None, warmup=0))
+    for number, trained in enumerate((method, plain)):
+        train(trained, batches, 1, sgd, tmp_path / str(number))
+    before = dict(vit.network.named_parameters())
+    for name, p in plain.backbone.network.named_parameters():
+        if scale := scales.get(named[name]):
+            moved = named[name].detach() - before[name]
+            torch.testing.assert_close(moved, scale * (p.detach() - before[name]), atol=1e-6, rtol=1e-3)
+
+
+def test_a_random_head_forgets_the_probe(vit: Backbone) -> None:
+    config = FinetuneConfig(head_start="random")
+    method = Finetune(copy.deepcopy(vit), READOUT, head(), "lora", config)
+    weight = method.head.state_dict()["weight_KF"]
+    assert 0.003 < weight.std() < 0.03
+    assert not torch.equal(weight, head().weight_KF)
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_checkpointed_blocks_train_to_the_same_weights(vit: Backbone, adapter: Adapter, tmp_path: Path) -> None:
+    images, labels = bright_or_dark()
+    batches = ImageBatches(images, labels, Stream(np.arange(24), 8, 0), None, vit.preprocessing, None, 0)
+    states = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        config = FinetuneConfig(checkpoint_blocks=checkpointed)
+        method = Finetune(copy.deepcopy(vit), READOUT, head(), adapter, config)
+        sgd = TrainConfig(optim=OptimConfig(name="sgd", lr=0.05))
+        states.append(train(method, batches, 4, sgd, tmp_path / str(checkpointed)).state)
+        method.merge()
+        method.logits(torch.zeros(1, 3, 28, 28))
+    assert states[0].keys() == states[1].keys()
+    for name, expected in states[0].items():
+        torch.testing.assert_close(states[1][name], expected, atol=1e-5, rtol=1e-4)

@@ -14,7 +14,7 @@ SCRIPT = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_trainer import SGD, Adversarial, Classifier, batches
+from training_parts import SGD, Adversarial, Classifier, batches
 from keepsight.train import train
 out = Path(sys.argv[1])
 for kind in (Classifier, Adversarial):
@@ -33,9 +33,9 @@ def run(out: Path, processes: int) -> None:
     if processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         start = [sys.executable, *torchrun, str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*start, str(out), str(Path(__file__).parent)], env=environment, capture_output=True, text=True, check=False
+        [*start, str(out), str(Path(__file__).parents[1])], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
 

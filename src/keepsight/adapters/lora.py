@@ -7,6 +7,7 @@ split into three layers first (`split_qkv`), so that PEFT adapts q and v themsel
 from __future__ import annotations
 
 import re
+import warnings
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -14,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from pydantic import Field
 from torch import Tensor, nn
 
-from keepsight.adapters.freeze import reached_parameters
+from keepsight.adapters.freeze import trainable_names
 from keepsight.core import Backbone, Config, Readout, UserError
 
 
@@ -91,8 +92,8 @@ def fuse_qkv(network: nn.Module) -> None:
         network.set_submodule(name, split.fused())
 
 
-def _targets(backbone: Backbone, readout: Readout, config: LoraConfig) -> list[str]:
-    reached = {name.rpartition(".")[0] for name in reached_parameters(backbone, readout)}
+def _targets(backbone: Backbone, readout: Readout, config: LoraConfig, first_block: int) -> list[str]:
+    reached = {name.rpartition(".")[0] for name in trainable_names(backbone, readout, first_block)}
     linear = [name for name, module in backbone.network.named_modules() if isinstance(module, nn.Linear)]
     if config.targets is not None:
         pattern = re.compile(config.targets)
@@ -108,8 +109,10 @@ def _targets(backbone: Backbone, readout: Readout, config: LoraConfig) -> list[s
     return chosen
 
 
-def add_lora(backbone: Backbone, readout: Readout, config: LoraConfig) -> PeftModel:
-    """Freeze the backbone and put LoRA into it, in place; the output does not change until a step is taken (B = 0).
+def add_lora(backbone: Backbone, readout: Readout, config: LoraConfig, first_block: int = 1) -> PeftModel:
+    """Freeze the backbone and put LoRA into its blocks from `first_block` on, in place.
+
+    The output does not change until a step is taken (B = 0).
 
     Raises:
         UserError: Nothing matched.
@@ -120,10 +123,14 @@ def add_lora(backbone: Backbone, readout: Readout, config: LoraConfig) -> PeftMo
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=_targets(backbone, readout, config),
+        target_modules=_targets(backbone, readout, config, first_block),
         bias="none",
     )
-    return get_peft_model(backbone.network, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # PEFT asks models of transformers by a name they are about to drop
+        return get_peft_model(backbone.network, settings)
 
 
 def check_lora_gradients(peft_model: PeftModel) -> None:

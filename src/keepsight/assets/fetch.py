@@ -22,7 +22,7 @@ from torch import Tensor
 
 from keepsight.assets.catalogue import Arrays, Asset
 from keepsight.core import UserError
-from keepsight.core.files import atomic_file, cache_directory, make_directory
+from keepsight.core.files import atomic_file, cache_directory, make_directory, sweep
 from keepsight.core.progress import log
 
 DAMAGED_WHEEL = ("is invalid", "DO NOT MATCH THE HASHES", "IncompleteRead", "Connection broken", "incomplete-download")
@@ -43,6 +43,7 @@ def asset_path(asset: Asset) -> Path:
         raise UserError(
             f"The cache {path.parent} cannot be written: make it writable, or set KEEPSIGHT_CACHE to another directory."
         )
+    sweep(path.parent, older_than=24 * 3600.0)  # what a killed conversion left
     with tempfile.TemporaryDirectory(prefix="keepsight-") as directory:
         content = _member(asset, _download(asset, Path(directory)))
     # safetensors writes an array's memory as it lies: a transposed or channels-last one would come back scrambled.

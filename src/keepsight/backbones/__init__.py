@@ -1,7 +1,7 @@
-"""Pretrained vision models behind one contract: packaged ones, timm's, and local weight files."""
+"""Pretrained vision models behind one contract (packaged, timm's, open_clip's, transformers', local files), and text towers."""
 
-from keepsight.backbones.load import BackboneConfig, BackboneEntry, list_backbones, load_backbone
-from keepsight.backbones.timm_models import TimmBackbone, build_backbone
+from keepsight.backbones.load import BackboneConfig, BackboneEntry, build_backbone, list_backbones, load_backbone
+from keepsight.backbones.timm_models import TimmBackbone
 from keepsight.backbones.weights import LoadReport
 
 __all__ = [

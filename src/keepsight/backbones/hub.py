@@ -1,7 +1,8 @@
-"""Published weights of timm models: from the hub's local cache, else from the hub. Knows no network architecture."""
+"""Published weights and descriptions: from the hub's local cache, else from the hub. Knows no network architecture."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,35 @@ def hub_weights(name: str, cfg: Any, instead: str) -> dict[str, Any]:
         raise UserError(
             f"The weights of {name} cannot be fetched from the model hub ({type(error).__name__}): give {instead}."
         ) from error
+
+
+def hub_file(repository: str, names: Sequence[str], instead: str) -> Path:
+    """The first of the named files that a repository holds, in the hub's local cache; fetched first if it is not there.
+
+    Args:
+        repository: ``ORG/NAME``.
+        names: File names, the preferred one first.
+        instead: What a user without a hub can do, for the message.
+
+    Raises:
+        UserError: There is no such file, or the hub cannot be reached.
+    """
+    for name in names:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        siblings = huggingface_hub.HfApi().model_info(repository, timeout=TIMEOUT).siblings or []
+        held = {sibling.rfilename for sibling in siblings}
+        found = next((name for name in names if name in held), None)
+        if found is not None:
+            log.info("fetching %s of %s from the model hub (once)", found, repository)
+            return Path(huggingface_hub.hf_hub_download(repository, found))
+    except Exception as error:  # clients of hubs raise errors of many libraries
+        raise UserError(
+            f"{repository} cannot be fetched from the model hub ({type(error).__name__}): check the name and the network, or "
+            f"give {instead}."
+        ) from error
+    raise UserError(
+        f"{repository} on the model hub holds no {' or '.join(names)}: choose another model, or give {instead}."
+    )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from typing import Any, final
 
 import timm
 import torch
-from pydantic import JsonValue
 from torch import Tensor, nn
 
+from keepsight.backbones.config import TimmArgs, check_size
+from keepsight.backbones.weights import hash_weights
 from keepsight.core import Backbone, Features, Preprocessing, UserError
-
-TimmArgs = dict[str, JsonValue]
-"""Extra keyword arguments of a timm architecture, such as ``{"depth": 2}``."""
 
 
 @final
@@ -31,6 +28,9 @@ class TimmBackbone(Backbone):
         architecture: timm's name, with or without a tag.
         timm_args: Extra arguments of the architecture.
         cls_tokens: Which prefix tokens are concatenated to `Features.cls`; RADIO has several summary tokens.
+        own_pooling: Give on the last block what the network's own pooling gives, class token or not.
+
+    `network` wraps a timm model that somebody else has built (a trunk in an open_clip tower); it must be of `architecture`.
 
     Raises:
         UserError: The architecture does not take the size or the arguments.
@@ -44,6 +44,8 @@ class TimmBackbone(Backbone):
         preprocessing: Preprocessing,
         timm_args: TimmArgs | None = None,
         cls_tokens: tuple[int, ...] = (0,),
+        network: nn.Module | None = None,
+        own_pooling: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
@@ -51,7 +53,9 @@ class TimmBackbone(Backbone):
         self.preprocessing = preprocessing
         self.timm_args = dict(timm_args or {})
         self.cls_tokens = cls_tokens
-        self.network = _create(architecture, preprocessing.size, self.timm_args)
+        self.own_pooling = own_pooling
+        self.network = _create(architecture, preprocessing.size, self.timm_args) if network is None else network
+        _make_wrappable(self.network)
         self._taps = len(self._timm.feature_info)
         widths = self._timm.num_features, self._timm.feature_info[-1]["num_chs"]
         self.depth = self._taps + (widths[0] != widths[1])
@@ -76,10 +80,12 @@ class TimmBackbone(Backbone):
 
     def block_modules(self) -> tuple[nn.Module, ...]:
         """See `Backbone.block_modules`: transformer blocks (ViT, EVA, BEiT), or stages (ConvNeXt)."""
+        # A CNN may call its stages blocks, too, but gives its features after other layers: timm says which they are.
+        taps = [info["module"] for info in self._timm.feature_info]
         for name in ("blocks", "stages"):
-            modules = getattr(self._timm, name, None)
-            if isinstance(modules, nn.Sequential | nn.ModuleList) and len(modules) == self._taps:
-                return tuple(modules)
+            if taps == [f"{name}.{number}" for number in range(self._taps)]:
+                modules = tuple(self.network.get_submodule(name).children())
+                return modules if len(modules) == self._taps else ()
         return ()
 
     def _intermediate(self, output: Any) -> Features:
@@ -94,7 +100,8 @@ class TimmBackbone(Backbone):
         if final.ndim == 3:
             prefix = self._timm.num_prefix_tokens
             tokens_BPD = self._unpooled_norm()(final)
-            cls_BC = self._cls(tokens_BPD) if prefix else self._timm.forward_head(final, pre_logits=True)
+            pooled = not prefix or self.own_pooling
+            cls_BC = self._timm.forward_head(final, pre_logits=True) if pooled else self._cls(tokens_BPD)
             return Features(cls_BC, tokens_BPD[:, prefix:], grid)
         channels_last = getattr(self._timm, "output_fmt", "NCHW") == "NHWC"
         map_BDhw = final.permute(0, 3, 1, 2) if channels_last else final
@@ -119,14 +126,10 @@ class TimmBackbone(Backbone):
 
     def weights_hash(self) -> str:
         """See `Backbone.weights_hash`; covers the dtypes, too."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return hash_weights(self.network)
 
     def spec(self) -> dict[str, str | int | bool]:
-        """See `Backbone.spec`; `build_backbone` reads it."""
+        """See `Backbone.spec`; `TimmBackbone.from_spec` reads it."""
         return {
             "library": "timm",
             "name": self.name,
@@ -136,19 +139,16 @@ class TimmBackbone(Backbone):
             "preprocessing": self.preprocessing.model_dump_json(),
         }
 
-
-def build_backbone(spec: dict[str, str | int | bool]) -> TimmBackbone:
-    """The architecture that `TimmBackbone.spec` described, with random weights and in eval mode; reaches no network.
-
-    The caller fills it (``backbone.load_state_dict(state, strict=True)``).
-    """
-    return TimmBackbone(
-        name=str(spec["name"]),
-        architecture=str(spec["architecture"]),
-        preprocessing=Preprocessing.model_validate_json(str(spec["preprocessing"])),
-        timm_args=json.loads(str(spec["timm_args"])),
-        cls_tokens=tuple(json.loads(str(spec["cls_tokens"]))),
-    ).eval()
+    @classmethod
+    def from_spec(cls, spec: dict[str, str | int | bool]) -> TimmBackbone:
+        """The architecture that `spec` described, with random weights; reaches no network."""
+        return cls(
+            name=str(spec["name"]),
+            architecture=str(spec["architecture"]),
+            preprocessing=Preprocessing.model_validate_json(str(spec["preprocessing"])),
+            timm_args=json.loads(str(spec["timm_args"])),
+            cls_tokens=tuple(json.loads(str(spec["cls_tokens"]))),
+        )
 
 
 def _create(architecture: str, size: int, timm_args: TimmArgs) -> nn.Module:
@@ -165,8 +165,8 @@ def _create(architecture: str, size: int, timm_args: TimmArgs) -> nn.Module:
         ) from error
     if not callable(getattr(network, "forward_intermediates", None)):
         raise UserError(f"The architecture {architecture} gives no features of its blocks: choose another one.")
-    _check_size(architecture, network, size)
-    _make_wrappable(network)
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
+    check_size(architecture, patch if isinstance(patch, int) else int(patch[0]), size)
     return network
 
 
@@ -178,16 +178,6 @@ def _with_dynamic_size(architecture: str, arguments: dict[str, Any]) -> nn.Modul
             raise
         network = timm.create_model(architecture, **arguments)
     return network
-
-
-def _check_size(architecture: str, network: nn.Module, size: int) -> None:
-    """timm would cut off what does not fill a patch, or fail at the first image."""
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
-    side = patch if isinstance(patch, int) else int(patch[0])
-    if size % side:
-        below, above = size // side * side, -(-size // side) * side
-        nearest = f"{below} or {above}" if below else str(above)
-        raise UserError(f"Size {size} is not a multiple of the patch size {side} of {architecture}: use {nearest}.")
 
 
 def _make_wrappable(network: nn.Module) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import pickle
+import hashlib
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickle protocols: what matters is whether it can be read
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # unpickling the bytes of another kind of file raises nearly anything (KeyError, ...)
         if any(sign in str(error) for sign in PICKLED_CODE):
             raise UserError(
                 f"The weights {path} hold pickled code, which keepsight never runs: save the state dict alone, "
@@ -103,42 +103,66 @@ def read_weights(path: Path) -> dict[str, Any]:
     return content
 
 
+def hash_weights(network: nn.Module) -> str:
+    """Sha256 (hex) over the names, shapes, dtypes and bytes of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def fill(
-    network: nn.Module, architecture: str, content: Mapping[str, Any], *, source: str, allow_partial: bool
+    network: nn.Module,
+    architecture: str,
+    content: Mapping[str, Any],
+    *,
+    source: str,
+    allow_partial: bool,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> LoadReport:
     """Copy the file's tensors into the network, whatever wrapper or known foreign format they come in.
 
     Each container and prefix is tried through timm's own converter for the architecture (official DINOv2, CLIP, MAE,
-    RADIO...; it also resamples position grids); the reading that fills most wins.
+    RADIO...; it also resamples position grids), or through `convert` instead; the reading that fills most wins.
 
     Raises UserError if less than all of the network is filled, unless `allow_partial`; and always if nothing is.
     """
     target = {name: t for name, t in network.state_dict().items() if not name.endswith(DEFAULTED)}
     best: dict[str, Tensor] = {}
     matched: list[str] = []
-    for candidate in _readings(content, architecture, network):
+    for stripped in readings(content):
+        candidate = convert(stripped) if convert else _converted(stripped, architecture, network)
         fits = [name for name, t in target.items() if name in candidate and candidate[name].shape == t.shape]
         if not matched or len(fits) > len(matched):
             best, matched = candidate, fits
         if len(matched) == len(target):
             break
-    report = LoadReport(
-        keys_loaded=len(matched),
-        keys_total=len(target),
-        parameters_loaded=sum(target[name].numel() for name in matched),
-        parameters_total=sum(t.numel() for t in target.values()),
-        unused=tuple(sorted(set(best) - set(matched))),
-        missing=tuple(name for name in target if name not in set(matched)),
-    )
+    report = load_report(target, matched, set(best) - set(matched))
     if not matched or (report.missing and not allow_partial):
-        raise UserError(_shortfall(report, best, target, architecture, source))
+        raise UserError(shortfall(report, best, target, architecture, source))
     network.load_state_dict({name: best[name] for name in matched}, strict=False)
     return report
 
 
-def _shortfall(
+def load_report(target: Mapping[str, Tensor], matched: Iterable[str], unused: Iterable[str]) -> LoadReport:
+    """The report on a network with the tensors `target`, of which those named in `matched` were filled."""
+    found = set(matched)
+    return LoadReport(
+        keys_loaded=len(found),
+        keys_total=len(target),
+        parameters_loaded=sum(target[name].numel() for name in found),
+        parameters_total=sum(t.numel() for t in target.values()),
+        unused=tuple(sorted(unused)),
+        missing=tuple(name for name in target if name not in found),
+    )
+
+
+def shortfall(
     report: LoadReport, found: Mapping[str, Tensor], target: Mapping[str, Tensor], architecture: str, source: str
 ) -> str:
+    """What the user is told when `found` did not fill `target`."""
+
     def describe(name: str) -> str:
         if name not in found:
             return name
@@ -154,11 +178,10 @@ def _shortfall(
     )
 
 
-def _readings(content: Mapping[str, Any], architecture: str, network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Every plausible state dict in the file, under timm's names."""
+def readings(content: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
+    """Every plausible state dict in the file: of each container, as it is and without each known prefix."""
     for container in _containers(content):
-        for stripped in _stripped(container, PREFIX_DEPTH):
-            yield _converted(stripped, architecture, network)
+        yield from _stripped(container, PREFIX_DEPTH)
 
 
 def _containers(content: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -36,6 +37,10 @@ class Method(nn.Module, ABC):
         """What the optimizer of this phase updates; all trainable parameters by default."""
         del phase
         return [p for p in self.parameters() if p.requires_grad]
+
+    def lr_scales(self) -> Mapping[nn.Parameter, float]:
+        """Factors on the learning rate of single parameters (layer-wise decay); 1 for those that are not in it."""
+        return {}
 
     def forward(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
         """`losses`, reached through the module call, which is what distributed wrappers hook into."""

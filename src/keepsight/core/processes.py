@@ -5,14 +5,17 @@ Whoever starts the group (Accelerate, in `train` and `features`) chooses the bac
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import distributed
+
+from keepsight.core.errors import UserError
 
 T = TypeVar("T")
 
@@ -61,6 +64,56 @@ def joined(rows: NDArray[Any]) -> NDArray[Any]:
     for number, part in enumerate(parts):
         whole[number :: len(parts)] = part
     return whole
+
+
+class SharedError(UserError):
+    """What the main process said already: the others stop with it and need not say it again."""
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """The main process's value (a small object that pickles) on every process; its UserError is everybody's."""
+    found: list[T] = []
+    with main_writes():
+        if is_main():
+            found.append(make())
+    return everyone(found)[0][0]
+
+
+@contextlib.contextmanager
+def main_writes() -> Iterator[None]:
+    """Around what the main process alone does, under ``if is_main()``; all wait for its end, and share its UserError.
+
+    Without this a process that fails leaves the others waiting until the launcher's timeout.
+    """
+    failed: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        failed = error
+    _share(failed)
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """Around what every process does, but the main one before the others (a download into a shared cache)."""
+    if not is_main():
+        _share(None)
+        yield
+        return
+    failed: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        failed = error
+    _share(failed)
+
+
+def _share(failed: UserError | None) -> None:
+    said = [message for message in everyone(str(failed) if failed else None) if message]
+    if failed:
+        raise failed
+    if said:
+        raise SharedError(said[0])
 
 
 def any_true(value: bool, device: torch.device | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Images that are already in memory, as one uint8 array or as Pillow images. Knows nothing of labels."""
+"""Images that are already in memory, as one array or as Pillow images. Knows nothing of labels."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from keepsight.core import ImageList, UserError
-from keepsight.data.files import to_rgb
+from keepsight.data.files import unreadable
+from keepsight.data.pixels import AS_STORED, PixelConfig, PixelError, Values, to_image, to_rgb
 
 
 class ArrayImages(ImageList):
-    """Grey images [N, H, W] or RGB images [N, H, W, 3], uint8; each is called by its number.
+    """Images [N, H, W], [N, H, W, C] or (by `pixels.channels_first`) [N, C, H, W]; each is called by its number.
+
+    Without further settings they are uint8 or uint16, grey, RGB or RGBA; other types need a range, other numbers of channels a
+    choice (see `PixelConfig`).
 
     Raises:
         UserError: for any other type or shape.
@@ -24,30 +27,41 @@ class ArrayImages(ImageList):
         (6, 8)
     """
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        shape_fits = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)
-        if pixels.dtype != np.uint8 or not shape_fits or 0 in pixels.shape[1:]:
+    def __init__(self, values: Values, pixels: PixelConfig = AS_STORED) -> None:
+        if values.ndim not in (3, 4) or 0 in values.shape[1:] or values.dtype.kind not in "buif":
             raise UserError(
-                f"Images given as an array must be uint8 (0 to 255) of shape [N, H, W] or [N, H, W, 3], but this one "
-                f"is {pixels.dtype} of shape {list(pixels.shape)}."
+                f"Images given as an array must be numbers (such as uint8, 0 to 255) of shape [N, H, W] or [N, H, W, C], but "
+                f"this one is {values.dtype} of shape {list(values.shape)}."
             )
-        self._pixels = pixels
+        self._values, self._pixels = values, pixels
+        if len(values):  # what holds for the type and shape of one holds for all; values are looked at image by image
+            try:
+                to_image(np.zeros_like(values[0]), pixels)
+            except PixelError as error:
+                raise UserError(
+                    f"Images given as an array of {values.dtype} and shape {list(values.shape)} cannot be read, because of the "
+                    f"first one {error}."
+                ) from error
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return len(self._values)
 
     def load(self, index: int) -> Image.Image:
         """The image as RGB."""
-        return Image.fromarray(self._pixels[index]).convert("RGB")
+        try:
+            return to_image(self._values[index], self._pixels)
+        except PixelError as error:
+            raise unreadable(f"number {index} of the array", str(error)) from error
 
     def name(self, index: int) -> str:
         """The image's number."""
         return str(index)
 
     def content_hash(self, index: int) -> bytes:
-        """Sha256 of the shape (as text) and the pixels."""
-        image = np.ascontiguousarray(self._pixels[index])
-        return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
+        """Sha256 of the shape and, unless it is uint8, the type (as text), and the values; and of the settings."""
+        image = np.ascontiguousarray(self._values[index])
+        kind = "" if image.dtype == np.uint8 else image.dtype.str
+        return self._pixels.content_hash(hashlib.sha256(f"{image.shape}{kind}".encode() + image.tobytes()).digest())
 
 
 class PillowImages(ImageList):
@@ -58,21 +72,24 @@ class PillowImages(ImageList):
         'RGB'
     """
 
-    def __init__(self, images: Sequence[Image.Image]) -> None:
-        self._images = tuple(images)
+    def __init__(self, images: Sequence[Image.Image], pixels: PixelConfig = AS_STORED) -> None:
+        self._images, self._pixels = tuple(images), pixels
 
     def __len__(self) -> int:
         return len(self._images)
 
     def load(self, index: int) -> Image.Image:
         """The image as upright RGB."""
-        return to_rgb(self._images[index])
+        try:
+            return to_rgb(self._images[index], self._pixels)
+        except PixelError as error:
+            raise unreadable(f"number {index} of the list", str(error)) from error
 
     def name(self, index: int) -> str:
         """The image's number."""
         return str(index)
 
     def content_hash(self, index: int) -> bytes:
-        """Sha256 of the size and the RGB pixels."""
+        """Sha256 of the size and the RGB pixels, which the settings are part of already."""
         image = self.load(index)
         return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()

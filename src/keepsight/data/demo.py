@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from keepsight import assets
 from keepsight.core import Dataset, UserError
 from keepsight.core.images import Part
 from keepsight.data.arrays import ArrayImages
+from keepsight.data.idx import read_idx
 
 _FASHION_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 _FASHION_CLASSES = (
@@ -79,25 +77,6 @@ _READERS: dict[str, Callable[[], Dataset]] = {
 
 EMBEDDED: tuple[str, ...] = tuple(_READERS)
 """The names of the embedded data sets; 'demo' is 'mnist-5k'."""
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """A gzip-compressed IDX file of bytes, MNIST's format: two zero bytes, the type (8), the number of dimensions, each
-    dimension as a big-endian 32-bit integer, then the values.
-
-    Raises:
-        UserError: naming the path, if the file is missing or is not that.
-    """
-    try:
-        content = gzip.decompress(path.read_bytes())
-        zeros, kind, ndim = struct.unpack_from(">HBB", content)
-        shape = struct.unpack_from(f">{ndim}I", content, 4)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise UserError(f"{path} cannot be read as a gzip-compressed IDX file ({error}): install it again.") from error
-    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * ndim)
-    if zeros != 0 or kind != 8 or len(values) != np.prod(shape):
-        raise UserError(f"{path} is not an IDX file of bytes, or not a whole one: install it again.")
-    return values.reshape(shape)
 
 
 def _dataset(

@@ -6,85 +6,103 @@ Colour profiles are ignored; animations and multi-page files give their first fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import io
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from keepsight.core import ImageList, UserError
+from keepsight.data.pixels import AS_STORED, PixelConfig, PixelError, to_rgb
+from keepsight.data.scientific import SCIENTIFIC_EXTENSIONS, read_scientific, scientific_kind
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+EXTENSIONS = (
+    frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+    | SCIENTIFIC_EXTENSIONS
+)
 """What counts as an image in a folder, in lower case."""
 
 # Pillow also knows formats that start other programs (EPS starts Ghostscript): the bytes must be one of these.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as upright 8-bit RGB.
-
-    The EXIF orientation is applied, transparency is composited on white, and 16-bit grey is scaled from 0..65535 to
-    0..255.
-
-    Raises:
-        ValueError: for pixels without a defined range (32-bit floats, integers outside 0..65535).
-
-    Example:
-        >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
-        (255, 255, 255)
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a defined range, 8 or 16 bit was expected")
-    if image.mode.startswith("I"):  # I;16, I;16B and I, which is what 16-bit PGM (and PNG in older Pillow) opens as
-        values_HW = np.asarray(image).astype(np.int64)
-        if values_HW.min() < 0 or values_HW.max() > 65535:
-            raise ValueError("its pixels are integers outside 0..65535, 8 or 16 bit was expected")
-        grey_HW = np.rint(values_HW / 257).astype(np.uint8)
-        return Image.fromarray(grey_HW).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+_LIMIT_LOCK = threading.Lock()
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, pixels: PixelConfig = AS_STORED) -> Image.Image:
     """The file as upright RGB.
 
     Raises:
-        UserError: naming the path, if the file is missing, empty, no image, damaged, or larger than Pillow's
-            `Image.MAX_IMAGE_PIXELS`.
+        UserError: naming the path, if the file is missing, empty, no image, damaged, too large, or not covered by `pixels`.
     """
     try:
-        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError
-            return to_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down or leave it out"
-        raise _unreadable(path, reason) from error
-    except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
-        reason = "it is empty (0 bytes)" if empty else "its content is none of " + ", ".join(_FORMATS)
-        raise _unreadable(path, f"{reason}: replace it or leave it out") from error
+        with path.open("rb") as file:
+            return decode_image(file, str(path), pixels)
     except FileNotFoundError as error:
-        raise _unreadable(path, "it does not exist: was it moved or deleted?") from error
+        raise unreadable(path, "it does not exist: was it moved or deleted?") from error
     except PermissionError as error:
-        raise _unreadable(path, "permission was denied: make it readable") from error
-    except ValueError as error:
-        raise _unreadable(path, f"{error}: convert it to 8-bit RGB or leave it out") from error
-    except MemoryError:
+        raise unreadable(path, "permission was denied: make it readable") from error
+    except OSError as error:
+        raise unreadable(path, f"the system says '{error.strerror}'") from error
+
+
+def decode_image(file: BinaryIO, name: str, pixels: PixelConfig = AS_STORED) -> Image.Image:
+    """The bytes of an image file, wherever they are stored, as upright RGB.
+
+    Args:
+        file: Open at its beginning; a real file or `io.BytesIO`.
+        name: What messages call the image.
+        pixels: The settings.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    try:
+        kind = scientific_kind(file, name)
+        if kind is not None:
+            return read_scientific(file, kind, pixels)
+        with _opened(file, pixels) as image:
+            pixels.check_size(*image.size)
+            return to_rgb(image, pixels)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = pixels.max_pixels or Image.MAX_IMAGE_PIXELS
+        raise unreadable(
+            name, f"it has more than {limit:,} pixels: scale it down, leave it out or raise max_pixels"
+        ) from error
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        if not file.read(1):
+            raise unreadable(name, "it is empty (0 bytes): replace it or leave it out") from error
+        raise unreadable(
+            name, f"its content is none of {', '.join(_FORMATS)}, FITS, DICOM, NPY: replace it or leave it out"
+        ) from error
+    except PixelError as error:
+        raise unreadable(name, str(error)) from error
+    except (MemoryError, UserError):
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise nearly anything on damaged bytes (SyntaxError, struct.error, ...)
-        raise _unreadable(path, f"it is truncated or damaged, {error}: replace it or leave it out") from error
+    except Exception as error:  # decoders raise nearly anything on damaged bytes (SyntaxError, struct.error, ...)
+        reason = " ".join(str(error).split())
+        raise unreadable(name, f"it is truncated or damaged, {reason}: replace it or leave it out") from error
 
 
-def _unreadable(path: Path, reason: str) -> UserError:
-    return UserError(f"The image {path} cannot be read, because {reason.rstrip('.')}.")
+def _opened(file: BinaryIO, pixels: PixelConfig) -> Image.Image:
+    """Pillow's image, not yet decoded; Pillow's own limit is lifted while it looks at the header if the user set a higher one."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or pixels.max_pixels is None or pixels.max_pixels <= limit:
+        return Image.open(file, formats=_FORMATS)
+    with _LIMIT_LOCK:
+        limit = Image.MAX_IMAGE_PIXELS
+        try:
+            Image.MAX_IMAGE_PIXELS = pixels.max_pixels
+            return Image.open(file, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def unreadable(name: str | Path, reason: str) -> UserError:
+    """The one sentence for an image that cannot be read."""
+    return UserError(f"The image {name} cannot be read, because {reason.rstrip('.')}.")
 
 
 class FileImages(ImageList):
@@ -93,11 +111,13 @@ class FileImages(ImageList):
     Args:
         root: The directory that relative names start from.
         names: N paths in posix form, relative to root or absolute; they are also what the images are called.
+        pixels: How stored values become RGB.
     """
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
+    def __init__(self, root: Path, names: Sequence[str], pixels: PixelConfig = AS_STORED) -> None:
         self._root = root
         self._names = tuple(names)
+        self._pixels = pixels
 
     def __len__(self) -> int:
         return len(self._names)
@@ -108,16 +128,47 @@ class FileImages(ImageList):
 
     def load(self, index: int) -> Image.Image:
         """See `read_image`."""
-        return read_image(self.path(index))
+        return read_image(self.path(index), self._pixels)
 
     def name(self, index: int) -> str:
         """The path as given."""
         return self._names[index]
 
     def content_hash(self, index: int) -> bytes:
-        """Sha256 of the file's bytes; UserError if it cannot be read."""
+        """Sha256 of the file's bytes (and of the settings, see `PixelConfig.content_hash`); UserError if it cannot be read."""
         try:
             with self.path(index).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
+                return self._pixels.content_hash(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise _unreadable(self.path(index), f"the system says '{error.strerror}'") from error
+            raise unreadable(self.path(index), f"the system says '{error.strerror}'") from error
+
+
+class StoredImages(ImageList):
+    """Encoded images (the bytes of a PNG, JPEG, ...) that a function reads by number: rows of a table, members of an archive.
+
+    Args:
+        count: N.
+        read: Gives the bytes of one; raises UserError if they cannot be read. Called from several threads.
+        name: What one is called.
+        pixels: How stored values become RGB.
+    """
+
+    def __init__(
+        self, count: int, read: Callable[[int], bytes], name: Callable[[int], str], pixels: PixelConfig = AS_STORED
+    ) -> None:
+        self._count, self._read, self._name, self._pixels = count, read, name, pixels
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, index: int) -> Image.Image:
+        """See `decode_image`."""
+        return decode_image(io.BytesIO(self._read(index)), self._name(index), self._pixels)
+
+    def name(self, index: int) -> str:
+        """What the source calls it."""
+        return self._name(index)
+
+    def content_hash(self, index: int) -> bytes:
+        """Sha256 of the bytes, which is that of a file with the same content (and of the settings)."""
+        return self._pixels.content_hash(hashlib.sha256(self._read(index)).digest())

@@ -22,6 +22,7 @@ from keepsight.core.images import Part
 from keepsight.core.progress import log
 from keepsight.data.files import EXTENSIONS, FileImages
 from keepsight.data.labels import index_labels
+from keepsight.data.pixels import AS_STORED, PixelConfig
 
 _PARTS: dict[str, Part] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _UNLABELLED = frozenset({"unlabelled", "unlabeled"})
@@ -36,7 +37,7 @@ class _Found:
     other: Counter[str] = field(default_factory=Counter)
 
 
-def read_folder(path: Path) -> Dataset:
+def read_folder(path: Path, pixels: PixelConfig = AS_STORED) -> Dataset:
     """The image folder as a data set, in the order of the relative paths; classes in natural order.
 
     Raises:
@@ -54,7 +55,7 @@ def read_folder(path: Path) -> Dataset:
     else:
         for folder in folders:
             _add_class(path, folder, "", found)
-    return _dataset(path, found)
+    return _dataset(path, found, pixels)
 
 
 def _read_split_folders(root: Path, folders: list[Path], found: _Found) -> None:
@@ -139,7 +140,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"The folder {folder} cannot be read ({error.strerror}): make it readable.") from error
 
 
-def _dataset(root: Path, found: _Found) -> Dataset:
+def _dataset(root: Path, found: _Found, pixels: PixelConfig) -> Dataset:
     if found.links:
         log.warning(
             "%d links in %s were left out, because they are broken, link to a folder or lead out of it (first: %s).",
@@ -160,7 +161,7 @@ def _dataset(root: Path, found: _Found) -> Dataset:
     labels, classes = index_labels([name for _, name, _ in images], f"The folder {root}")
     return Dataset(
         name=root.resolve().name or "data",
-        images=FileImages(root, [name for name, _, _ in images]),
+        images=FileImages(root, [name for name, _, _ in images], pixels),
         labels=labels,
         classes=classes,
         parts=tuple(part for _, _, part in images),

@@ -1,44 +1,146 @@
-"""The one entry to data: a name, a folder or a table in, a checked `Dataset` out. Knows nothing of splitting."""
+"""The one entry to data: a name, a path or an object in, a checked `Dataset` out. Knows no format and nothing of splitting."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keepsight.core import UNLABELLED, Dataset, UserError
 from keepsight.core.progress import log
+from keepsight.data.array_files import read_hdf5, read_npz
 from keepsight.data.demo import EMBEDDED, read_embedded
+from keepsight.data.files import EXTENSIONS
 from keepsight.data.folder import read_folder
+from keepsight.data.frame import dataset_from_arrays, dataset_from_frame
+from keepsight.data.hub import is_hub_object, is_saved_folder, read_hub_name, read_hub_object, read_saved_folder
+from keepsight.data.idx import idx_pairs, read_idx_folder
 from keepsight.data.labels import check_class_names
+from keepsight.data.options import DEFAULTS
+from keepsight.data.options import DataConfig as DataConfig
+from keepsight.data.parquet import parquet_files, read_parquet
+from keepsight.data.pixels import PixelConfig as PixelConfig
+from keepsight.data.shards import read_shards, shard_files
 from keepsight.data.table import read_csv
+from keepsight.data.torchvision_sets import is_torchvision_object, read_torchvision_name, read_torchvision_object
+
+_FILES: dict[str, Callable[[Path, DataConfig], Dataset]] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": read_parquet,
+    ".npz": read_npz,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    ".tar": read_shards,
+}
 
 
-def load_dataset(source: str | Path) -> Dataset:
-    """An embedded name (see `EMBEDDED`), a folder (see `folder`), or a .csv or .tsv file (see `table`).
+def load_dataset(source: Any, options: DataConfig | None = None, *, check: bool = True) -> Dataset:
+    """Images with labels from wherever they are.
 
-    A text that is both an embedded name and a folder here means the embedded data; './name' or a `Path` means the
-    folder.
+    Args:
+        source: A text or path: an embedded name (see `EMBEDDED`), a folder of images, of Parquet files, of WebDataset shards,
+            of IDX files or saved by the package `datasets`, a .csv, .tsv, .parquet, .npz, .h5, .hdf5 or .tar file, a pattern of
+            shards, `hf:ORG/NAME` or `torchvision:NAME`. Or an object: (images, labels), a pandas data frame, a data set of the
+            package `datasets` or of torchvision, or a `Dataset`. A text that is both an embedded name and a folder here means
+            the embedded data; './name' or a `Path` means the folder.
+        options: Columns, keys and pixels; None finds the usual names.
+        check: False lets images without any label do: for predicting, embedding and checking.
 
     Raises:
-        UserError: if it is none of them, or cannot be learnt from (see `check_dataset`).
+        UserError: if it is none of them, is damaged, or (unless check is off) cannot be learnt from (see `check_dataset`).
     """
-    path = Path(source).expanduser()
-    if str(source) in EMBEDDED and (isinstance(source, str) or not path.exists()):
+    options = DEFAULTS if options is None else options
+    if isinstance(source, str | Path):
+        dataset, name = _read_text(source, options), str(source)
+    else:
+        dataset, name = _read_object(source, options), f"The data set of type {type(source).__name__}"
+    if check:
+        check_dataset(dataset, name)
+    elif len(dataset.images) == 0:
+        raise UserError(f"{name} holds no images.")
+    return dataset
+
+
+def _read_text(source: str | Path, options: DataConfig) -> Dataset:
+    text = str(source)
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name; '~somebody' without a home
+        raise UserError(
+            f"There is no data at {text[:100]!r} ({str(error)[:60].rstrip('.')}): check the spelling."
+        ) from error
+    if isinstance(source, str):
+        scheme, colon, rest = source.partition(":")
+        if colon and scheme.lower() == "hf":
+            return read_hub_name(rest, options)
+        if colon and scheme.lower() == "torchvision":
+            return read_torchvision_name(rest, options)
+    if text in EMBEDDED and (isinstance(source, str) or not path.exists()):
         if path.exists():
             log.warning("%s is taken as the embedded data set: write ./%s for the folder of that name.", source, source)
-        dataset = read_embedded(str(source))
-    elif path.is_dir():
-        dataset = read_folder(path)
-    elif path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        dataset = read_csv(path)
-    elif path.exists():
-        raise UserError(f"{path} is a file of an unknown type: expected a folder of images, a .csv or a .tsv file.")
-    else:
-        raise UserError(_nothing_there(str(source), path))
-    check_dataset(dataset, str(source))
-    return dataset
+        return read_embedded(text)
+    if path.is_dir():
+        return _read_directory(path, options)
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in _FILES:
+        return _FILES[suffix](path, options)
+    if not path.exists() and suffix == ".tar" and "{" in text:
+        return read_shards(text, options)
+    if path.exists():
+        raise UserError(
+            f"{path} is a file of an unknown type: expected a folder of images, or a {', '.join(sorted(_FILES))} file."
+        )
+    raise UserError(_nothing_there(text, path))
+
+
+def _read_directory(path: Path, options: DataConfig) -> Dataset:
+    """A folder by what is in it; one with any image near its top is an image folder."""
+    if is_saved_folder(path):
+        return read_saved_folder(path, options)
+    if not os.access(path, os.R_OK | os.X_OK) or _holds_images(path):
+        return read_folder(path, options.pixels)
+    if idx_pairs(path):
+        return read_idx_folder(path, options)
+    if parquet_files(path):
+        return read_parquet(path, options)
+    if shard_files(path):
+        return read_shards(path, options)
+    return read_folder(path, options.pixels)
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether an image lies in the folder or at most two folders deeper."""
+    for place, folders, files in os.walk(path):
+        if any(Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".") for name in files):
+            return True
+        deepest = len(Path(place).parts) - len(path.parts) == 2
+        folders[:] = [] if deepest else [folder for folder in folders if not folder.startswith(".")]
+    return False
+
+
+def _read_object(source: Any, options: DataConfig) -> Dataset:
+    pandas = sys.modules.get("pandas")
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, tuple) and len(source) == 2:
+        return dataset_from_arrays(source[0], source[1], pixels=options.pixels)
+    if pandas is not None and isinstance(source, pandas.DataFrame):
+        return dataset_from_frame(source, options)
+    if is_hub_object(source):
+        return read_hub_object(source, options)
+    if is_torchvision_object(source):
+        return read_torchvision_object(source, options)
+    raise UserError(
+        f"Data of type {type(source).__name__} cannot be read: give a path or a name, (images, labels), a pandas data frame, "
+        f"or a data set of the package datasets or of torchvision."
+    )
 
 
 def check_dataset(dataset: Dataset, source: str) -> None:

@@ -41,6 +41,11 @@ class Stream:
         pieces = [self._epoch(e)[max(0, first - e * n) : end - e * n] for e in range(first // n, (end - 1) // n + 1)]
         return np.concatenate(pieces)
 
+    def epochs(self, step: int) -> NDArray[np.int64]:
+        """How often each item [batch_size] of a step was visited before: 0 in the first epoch."""
+        first = step * self._batch_size
+        return np.arange(first, first + self._batch_size) // len(self._indices)
+
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
         memo = self._memo
         if memo[0] != epoch:  # only spares drawing the same permutation at every step

@@ -75,6 +75,11 @@ def augment(image: Image.Image, preprocessing: Preprocessing, config: AugmentCon
     return _normalise(torch.from_numpy(np.array(out)[None]), preprocessing)[0]
 
 
+def view_seeds(seed: int, indices: NDArray[np.int64], views: NDArray[np.int64]) -> list[Seed]:
+    """Augmentation seeds of fixed views: functions of the image and the view, not of the step."""
+    return [(seed, int(index), int(view)) for index, view in zip(indices, views, strict=True)]
+
+
 def load_batch(
     images: ImageList,
     indices: Sequence[int] | NDArray[np.int64],

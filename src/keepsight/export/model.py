@@ -16,21 +16,22 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from keepsight.backbones.timm_models import build_backbone
+from keepsight.backbones.load import build_backbone
 from keepsight.core import Backbone, Config, Head, ImageList, Readout, UserError
 from keepsight.core.files import atomic_directory
 from keepsight.core.progress import Track
 from keepsight.data.arrays import ArrayImages, PillowImages
-from keepsight.data.files import FileImages
-from keepsight.data.folder import read_folder
-from keepsight.data.transforms import load_batch
+from keepsight.data.files import EXTENSIONS, FileImages
+from keepsight.data.load import load_dataset
+from keepsight.export.adapter import FusedAdapter, read_adapter
+from keepsight.features.stream import stream_batches
 from keepsight.heads.load import build_head, head_kind
 
 FORMAT = 1
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
 Images: TypeAlias = "Picture | Sequence[str | Path] | Sequence[Image.Image] | Sequence[NDArray[np.uint8]]"
-"""What `TunedModel.predict` takes: a file, a folder, an image, an array [H, W], [H, W, 3] or [N, H, W, 3] (uint8), or several."""
+"""What `predict` takes: data by path or name, an image, an array [H, W], [H, W, 3] or [N, H, W, 3] (uint8), or several."""
 
 
 class ModelCard(Config):
@@ -67,9 +68,9 @@ def as_image_list(images: Images) -> ImageList:
     """Any of the accepted inputs as an `ImageList`."""
     if isinstance(images, str | Path):
         path = Path(images)
-        if path.is_dir():
-            return read_folder(path).images
-        return FileImages(path.parent, [path.name])
+        if path.suffix.lower() in EXTENSIONS or (path.is_file() and not path.suffix):
+            return FileImages(path.parent, [path.name])
+        return load_dataset(images, check=False).images
     if isinstance(images, Image.Image):
         return PillowImages([images])
     if isinstance(images, np.ndarray):
@@ -89,6 +90,14 @@ def as_image_list(images: Images) -> ImageList:
 class TunedModel:
     """A backbone, a readout and a head that together predict classes.
 
+    Attributes:
+        method: How it was fitted.
+        backbone: With its final weights (an adapter is merged into them).
+        readout: What the head sees.
+        head: Features to logits.
+        classes: K names, in the order of the logits.
+        adapter: What fine-tuning by LoRA added to the weights, for `keepsight export --to peft`.
+
     Example (after `keepsight tune`)::
 
         model = TunedModel.load("runs/demo/model")
@@ -100,17 +109,26 @@ class TunedModel:
     readout: Readout
     head: Head
     classes: tuple[str, ...]
+    adapter: FusedAdapter | None = None
 
-    def logits(self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64) -> Iterator[torch.Tensor]:
-        """Logits of the images, batch by batch, on the backbone's device."""
+    def stream(
+        self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64, skip_bad: bool = False
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """(indices [B], probabilities [B, K]) batch by batch, in order; memory does not grow with the number of images.
+
+        With `skip_bad`, images that cannot be read are logged and left out.
+
+        Raises:
+            UserError: An image cannot be read, without `skip_bad`.
+        """
         self.backbone.eval()
-        self.head.eval()
         device = next(self.backbone.parameters()).device
+        head = self.head.to(device).eval()
         readout = self.readout.resolved(self.backbone.depth)
-        for start in range(0, len(indices), batch_size):
-            batch = load_batch(images, indices[start : start + batch_size], self.backbone.preprocessing).to(device)
+        for chosen, batch in stream_batches(images, indices, self.backbone.preprocessing, batch_size, skip_bad):
             with torch.inference_mode():
-                yield self.head.to(device)(readout.read(self.backbone(batch, readout.blocks)))
+                logits = head(readout.read(self.backbone(batch.to(device), readout.blocks)))
+                yield chosen, torch.softmax(logits.float(), dim=1).cpu().numpy()
 
     def probabilities(
         self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64, what: str = "predicting"
@@ -118,9 +136,9 @@ class TunedModel:
         """Class probabilities [N, K] of the images at `indices`."""
         rows = [np.empty((0, len(self.classes)), np.float32)]
         with Track(what, len(indices), "images") as track:
-            for logits in self.logits(images, indices, batch_size):
-                rows.append(torch.softmax(logits.float(), dim=1).cpu().numpy())
-                track.advance(len(logits))
+            for chosen, probabilities in self.stream(images, indices, batch_size):
+                rows.append(probabilities)
+                track.advance(len(chosen))
         return np.concatenate(rows)
 
     def predict(self, images: Images, batch_size: int = 64) -> Predictions:
@@ -140,7 +158,7 @@ class TunedModel:
         )
 
     def save(self, path: Path, version: str) -> None:
-        """Write `path` (model.json, backbone.safetensors, head.safetensors) atomically; self-contained."""
+        """Write `path` (model.json, backbone.safetensors, head.safetensors, adapter/ after LoRA) atomically; self-contained."""
         card = ModelCard(
             keepsight=version,
             method=self.method,
@@ -155,6 +173,8 @@ class TunedModel:
             for name, module in (("backbone", self.backbone.network), ("head", self.head)):
                 tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
                 save_file(tensors, temporary / f"{name}.safetensors")
+            if self.adapter is not None:
+                self.adapter.save(temporary / "adapter")
 
     @staticmethod
     def load(path: str | Path) -> TunedModel:
@@ -180,7 +200,8 @@ class TunedModel:
             head = build_head(card.head, card.head_shape)
             backbone.network.load_state_dict(load_file(folder / "backbone.safetensors"))
             head.load_state_dict(load_file(folder / "head.safetensors"))
+            adapter = read_adapter(folder / "adapter") if (folder / "adapter").is_dir() else None
         except (ValueError, ValidationError, SafetensorError, OSError, RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"The model in {folder} is damaged or incomplete ({reason}): save it again.") from error
-        return TunedModel(card.method, backbone.eval(), card.readout, head.eval(), card.classes)
+        return TunedModel(card.method, backbone.eval(), card.readout, head.eval(), card.classes, adapter)

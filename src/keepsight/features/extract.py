@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate.utils.memory import should_reduce_batch_size
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keepsight.core import Backbone, ImageList, Pool, Readout
+from keepsight.core import Backbone, ImageList, Pool, Readout, processes
 from keepsight.core.progress import Track
 from keepsight.data.transforms import load_batch
 from keepsight.features.cache import FeatureCache
+from keepsight.features.device import this_device
 
 CHUNK = 512
-"""Images a cache chunk; a kill loses at most this many."""
+"""Images a cache chunk; a kill loses at most two of them, the one being written and the one being computed."""
 
 
 class Extractor:
@@ -36,7 +37,8 @@ class Extractor:
         if CHUNK % batch_size:
             raise ValueError(f"batch_size must divide {CHUNK}, got {batch_size}")
         self.backbone, self.images, self.batch_size = backbone, images, batch_size
-        self.cache = cache or FeatureCache(backbone.weights_hash(), backbone.preprocessing)
+        about = {"backbone": backbone.name}
+        self.cache = cache or FeatureCache(backbone.weights_hash(), backbone.preprocessing, about=about)
         self.extracted = 0
         self._keys: dict[int, bytes] = {}
 
@@ -48,39 +50,75 @@ class Extractor:
         return [self._keys[i] for i in indices.tolist()]
 
     def fill(self, indices: NDArray[np.int64], parts: Sequence[tuple[int, Pool]]) -> None:
-        """Compute what the cache lacks of these parts for these images, in one pass; every image once."""
-        stores = [self.cache.part(*part) for part in parts]
+        """Compute what the cache lacks of these parts for these images, in one pass; every image once.
+
+        Under several processes all must call it, and each computes its share; where they do not share a cache folder (several
+        machines), each then computes what it still lacks.
+        """
+        processes.wait()
+        missing = self._missing(indices, parts)
+        processes.wait()  # nobody writes before everybody has looked, so that the shares fit together
+        numbers = processes.mine(np.arange(len(missing)))
+        keys = list(missing)
+        self._extract({keys[n]: missing[keys[n]] for n in numbers.tolist()}, parts)
+        if processes.count() > 1:
+            processes.wait()
+            self._extract(self._missing(indices, parts), parts)
+
+    def _missing(self, indices: NDArray[np.int64], parts: Sequence[tuple[int, Pool]]) -> dict[bytes, int]:
+        """Key and index of every image that lacks one of the parts."""
+        keys = self.keys(indices)
+        there_N = np.ones(len(keys), dtype=bool)
+        for part in parts:
+            store = self.cache.part(*part)
+            store.refresh()
+            there_N &= store.has(keys)
         missing: dict[bytes, int] = {}
-        for index, key in zip(indices.tolist(), self.keys(indices), strict=True):
-            if not all(key in store for store in stores):
-                missing.setdefault(key, index)
-        if not missing:
-            return
-        self._extract(missing, parts)
-        self.extracted += len(missing)
+        for place in np.flatnonzero(~there_N).tolist():
+            missing.setdefault(keys[place], int(indices[place]))
+        return missing
 
     def _extract(self, missing: dict[bytes, int], parts: Sequence[tuple[int, Pool]]) -> None:
+        if not missing:
+            return
         keys = list(missing)
-        blocks = tuple(sorted({block for block, _ in parts}))
         collected: list[list[Tensor]] = [[] for _ in parts]
-        end = 0
-        with Track("features", len(keys), "images") as track:
+        end, writing = 0, Future[None]()
+        writing.set_result(None)
+        with Track("features", len(keys), "images") as track, ThreadPoolExecutor(1) as writer:
             for images in self._batches(list(missing.values())):
-                with torch.inference_mode():
-                    by_block = dict(zip(blocks, self.backbone(images, blocks), strict=True))
-                    for rows, (block, pool) in zip(collected, parts, strict=True):
-                        rows.append(by_block[block].pooled(pool).float().cpu())
+                for rows, values in zip(collected, self._read(images, parts), strict=True):
+                    rows.append(values)
                 end += len(images)
                 if end % CHUNK == 0 or end == len(keys):
-                    chunk_keys = keys[(end - 1) // CHUNK * CHUNK : end]
-                    for rows, part in zip(collected, parts, strict=True):
-                        self.cache.part(*part).add(chunk_keys, torch.cat(rows).numpy())
-                        rows.clear()
+                    writing.result()  # one chunk at a time waits to be written, while the model goes on
+                    whole = [torch.cat(rows) for rows in collected]
+                    writing = writer.submit(self._write, keys[(end - 1) // CHUNK * CHUNK : end], parts, whole)
+                    collected = [[] for _ in parts]
                 track.advance(len(images))
+            writing.result()
+        self.extracted += len(missing)
+
+    def _write(self, keys: list[bytes], parts: Sequence[tuple[int, Pool]], values: list[Tensor]) -> None:
+        for part, values_NF in zip(parts, values, strict=True):
+            self.cache.part(*part).add(keys, values_NF.numpy())
+
+    def _read(self, images_BCHW: Tensor, parts: Sequence[tuple[int, Pool]]) -> list[Tensor]:
+        """Each part [B, F] of a batch, in halves where the device has not enough memory."""
+        blocks = tuple(sorted({block for block, _ in parts}))
+        try:
+            with torch.inference_mode():
+                by_block = dict(zip(blocks, self.backbone(images_BCHW, blocks), strict=True))
+                return [by_block[block].pooled(pool).float().cpu() for block, pool in parts]
+        except RuntimeError as error:
+            if len(images_BCHW) == 1 or not should_reduce_batch_size(error):
+                raise
+        halves = [self._read(half, parts) for half in images_BCHW.tensor_split(2)]
+        return [torch.cat(both) for both in zip(*halves, strict=True)]
 
     def _batches(self, indices: list[int]) -> Iterator[Tensor]:
         """Preprocessed batches on the backbone's device; the next one is decoded while the current one is used."""
-        device = PartialState().device
+        device = this_device()
         self.backbone.to(device).eval()
 
         def load(start: int) -> Tensor:
@@ -95,12 +133,12 @@ class Extractor:
                 yield images.to(device)
 
     def part(self, indices: NDArray[np.int64], block: int, pool: Pool) -> Tensor:
-        """Features [N, F] of one part."""
-        self.fill(indices, [(block, pool)])
+        """Features [N, F] of one part; what is missing is computed by this process alone."""
+        self._extract(self._missing(indices, [(block, pool)]), [(block, pool)])
         return torch.from_numpy(self.cache.part(block, pool).read(self.keys(indices)))
 
     def features(self, indices: NDArray[np.int64], readout: Readout) -> Tensor:
         """Features [N, F] of a readout; equals `readout.read` of the backbone's output."""
         readout = readout.resolved(self.backbone.depth)
-        self.fill(indices, readout.parts)
+        self._extract(self._missing(indices, readout.parts), readout.parts)
         return torch.cat([self.part(indices, block, pool) for block, pool in readout.parts], dim=1)

@@ -64,10 +64,11 @@ class NeighbourHead(Head):
     def forward(self, x_BF: Tensor) -> Tensor:
         """Logits [B, K]."""
         rows = max(1, SIMILARITIES_AT_ONCE // len(self.bank_NF))
-        parts = [self._logits(x_BF[first : first + rows]) for first in range(0, len(x_BF), rows)]
-        return torch.cat(parts) if parts else self._logits(x_BF)
+        parts = [self.logits_at_once(x_BF[first : first + rows]) for first in range(0, len(x_BF), rows)]
+        return torch.cat(parts) if parts else self.logits_at_once(x_BF)
 
-    def _logits(self, x_BF: Tensor) -> Tensor:
+    def logits_at_once(self, x_BF: Tensor) -> Tensor:
+        """What `forward` gives, with memory for B N similarities."""
         similar_BN = unit_rows(x_BF, self.mean_F, self.scale_F) @ self.bank_NF.T
         similar_Bk, nearest_Bk = similar_BN.topk(self.k, dim=1)
         return self.sharpness * vote_logits(similar_Bk, self.votes_NK[nearest_Bk])

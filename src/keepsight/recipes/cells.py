@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -16,23 +17,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.nn import functional
 
 import keepsight
-from keepsight.core import Backbone, Config, Dataset, FeatureMethod, Head, Readout
-from keepsight.core.files import atomic_directory
+from keepsight.core import Backbone, Config, Dataset, FeatureMethod, Head, Readout, processes
+from keepsight.core.files import atomic_directory, is_sound
+from keepsight.core.progress import log
 from keepsight.data.streams import Stream
 from keepsight.data.transforms import load_batch
 from keepsight.evaluate.cost import measured
 from keepsight.export.model import TunedModel
 from keepsight.features.extract import Extractor
+from keepsight.features.states import States
 from keepsight.heads.linear import LinearHead
 from keepsight.methods.finetune import Adapter, Finetune
 from keepsight.methods.frozen import KNN, Probe
 from keepsight.methods.semi_supervised import LabelPropagation
-from keepsight.objectives.classification import cross_entropy
-from keepsight.recipes.config import FinetuneSettings, MethodName, TuneConfig
-from keepsight.train import ImageBatches, train
+from keepsight.recipes.config import FINETUNED, FinetuneSettings, MethodName, TuneConfig
+from keepsight.recipes.events import Events
+from keepsight.train import BatchSource, ImageBatches, StateBatches, load_trained_state, train
 
 Indices = NDArray[np.int64]
 
@@ -97,30 +100,43 @@ class _Fitted:
 
 
 def run_cell(context: Context, cell: Cell) -> CellOutcome:
-    """The cell's outcome, computed unless it is on disk already; a killed cell resumes from its last checkpoint."""
+    """The cell's outcome, computed unless it is on disk already; a killed cell resumes from its last checkpoint.
+
+    Under several processes all must call it: they fine-tune together; what is solved in closed form is left to the main one.
+    """
     folder = cell.folder(context.folder)
-    if not (folder / "cell.json").is_file():
-        with measured() as cost:
-            torch.manual_seed(cell.seed)
-            fitted = _fit(context, cell)
-            probabilities = fitted.predict()
-        record = CellRecord(
-            selection=fitted.selection,
-            selected_step=fitted.selected_step,
-            steps=fitted.steps,
-            trainable_parameters=fitted.trainable_parameters,
-            seconds=cost.seconds,
-            peak_mib=cost.peak_mib,
-        )
-        with atomic_directory(folder) as temporary:
-            np.save(temporary / "probabilities.npy", probabilities)
-            if cell.keep_model:
-                fitted.model.save(temporary / "model", keepsight.__version__)
-            (temporary / "cell.json").write_text(record.model_dump_json(indent=2))
-        shutil.rmtree(_checkpoints(context, cell), ignore_errors=True)
+    if not processes.from_main(lambda: is_sound(folder)):
+        if processes.is_main() and folder.exists():
+            log.warning("the finished fit %s is damaged or incomplete and is computed again", folder)
+        with processes.main_writes():
+            if cell.method in FINETUNED or processes.is_main():
+                _compute(context, cell, folder)
     record = CellRecord.model_validate(json.loads((folder / "cell.json").read_text()))
     probabilities = np.load(folder / "probabilities.npy", allow_pickle=False)
     return CellOutcome(record, probabilities.astype(np.float64))
+
+
+def _compute(context: Context, cell: Cell, folder: Path) -> None:
+    with measured() as cost:
+        torch.manual_seed(cell.seed)
+        fitted = _fit(context, cell)
+        probabilities = fitted.predict()
+    record = CellRecord(
+        selection=fitted.selection,
+        selected_step=fitted.selected_step,
+        steps=fitted.steps,
+        trainable_parameters=fitted.trainable_parameters,
+        seconds=cost.seconds,
+        peak_mib=cost.peak_mib,
+    )
+    if not processes.is_main():
+        return
+    with atomic_directory(folder, sealed=True) as temporary:
+        np.save(temporary / "probabilities.npy", probabilities)
+        if cell.keep_model:
+            fitted.model.save(temporary / "model", keepsight.__version__)
+        (temporary / "cell.json").write_text(record.model_dump_json(indent=2))
+    shutil.rmtree(_checkpoints(context, cell), ignore_errors=True)
 
 
 def _checkpoints(context: Context, cell: Cell) -> Path:
@@ -135,9 +151,15 @@ def _fit(context: Context, cell: Cell) -> _Fitted:
         return _fit_frozen(context, cell, Probe(config.probe))
     if cell.method == "label-propagation":
         return _fit_frozen(context, cell, LabelPropagation(config.label_propagation))
-    if cell.method == "finetune-lora":
-        return _fit_finetune(context, cell, "lora", config.finetune_lora)
-    return _fit_finetune(context, cell, "full", config.finetune_full)
+    return _fit_finetune(context, cell, *_finetuned(cell.method, config))
+
+
+def _finetuned(method: MethodName, config: TuneConfig) -> tuple[Adapter, FinetuneSettings]:
+    if method == "finetune-bitfit":
+        return "bitfit", config.finetune_bitfit
+    if method == "finetune-lora":
+        return "lora", config.finetune_lora
+    return "full", config.finetune_full
 
 
 def _labels(context: Context, indices: Indices) -> Tensor:
@@ -164,29 +186,20 @@ def _fit_frozen(context: Context, cell: Cell, method: FeatureMethod) -> _Fitted:
 
 
 def _fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: FinetuneSettings) -> _Fitted:
-    head = _fit_head(context, cell, Probe(context.config.probe), cell.unlabelled[:0])
-    assert isinstance(head, LinearHead)
-    backbone = copy.deepcopy(context.backbone)
-    method = Finetune(backbone, context.readout, head, adapter, settings.objective)
+    probe = _fit_head(context, cell, Probe(context.config.probe), cell.unlabelled[:0])
+    from_states = settings.views > 0 and settings.objective.first_block > 1
+
+    def build() -> Finetune:
+        backbone, head = copy.deepcopy(context.backbone), copy.deepcopy(probe)
+        assert isinstance(head, LinearHead)
+        return Finetune(backbone, context.readout, head, adapter, settings.objective, from_states)
+
+    batches = _batches(context, cell, settings, from_states)
+    method = build()
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    labels_N = context.dataset.labels
     steps = settings.epochs * math.ceil(len(cell.labelled) / settings.batch_size)
-    batches = ImageBatches(
-        context.dataset.images,
-        labels_N,
-        Stream(cell.labelled, settings.batch_size, cell.seed),
-        None,
-        context.backbone.preprocessing,
-        settings.augmentation,
-        cell.seed,
-    )
-    writer = SummaryWriter(str(context.folder / "tensorboard" / f"{cell.method}-{cell.name}"))
-
-    def report(step: int, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            writer.add_scalar(name, value, step)
-
-    try:
+    folder = context.folder / "tensorboard" / f"{cell.method}-{cell.name}"
+    with Events(folder) if processes.is_main() else contextlib.nullcontext() as report:
         outcome = train(
             method,
             batches,
@@ -197,24 +210,56 @@ def _fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: Fine
             report,
             f"{cell.method} {cell.name}",
         )
-    finally:
-        writer.close()
+    if settings.training.sharding != "none":  # what is cut into shares cannot be merged: go on with a whole one
+        device = next(method.parameters()).device
+        method = build().to(device)
+        load_trained_state(method, outcome.state)
     method.merge()
-    model = TunedModel(cell.method, backbone.eval(), context.readout, head.eval(), context.dataset.classes)
-    predict = partial(
-        model.probabilities, context.dataset.images, cell.measured_on, what=f"{cell.method} {cell.name} predicting"
-    )
+    model = TunedModel(cell.method, method.backbone.eval(), context.readout, method.head.eval(), context.dataset.classes)
+
+    def predict() -> NDArray[np.float32]:
+        share = processes.mine(cell.measured_on)
+        what = f"{cell.method} {cell.name} predicting"
+        return processes.joined(model.probabilities(context.dataset.images, share, what=what))
+
     return _Fitted(model, predict, trainable, outcome.selection, outcome.selected_step, outcome.steps)
 
 
+def _batches(context: Context, cell: Cell, settings: FinetuneSettings, from_states: bool) -> BatchSource:
+    dataset, stream = context.dataset, Stream(cell.labelled, settings.batch_size, cell.seed)
+    if not from_states:
+        preprocessing, augmentation = context.backbone.preprocessing, settings.augmentation
+        return ImageBatches(
+            dataset.images, dataset.labels, stream, None, preprocessing, augmentation, cell.seed, settings.views
+        )
+    states = States(
+        _checkpoints(context, cell),
+        context.backbone,
+        settings.objective.first_block - 1,
+        dataset.images,
+        cell.labelled,
+        settings.augmentation,
+        settings.views,
+        cell.seed,
+    )
+    return StateBatches(states, dataset.labels, stream)
+
+
 def _validation_score(context: Context, cell: Cell, method: Finetune) -> float:
-    """Minus the mean cross-entropy (nats) on the validation images: finer than accuracy where they are few."""
-    total = 0.0
+    """Minus the mean cross-entropy (nats) on the validation images: finer than accuracy where they are few.
+
+    Processes take shares of them and exchange the losses. Shares may be uneven, but each process makes the same number of forward
+    passes (the last image of a shorter share is taken twice), since a sharded model is gathered by all of them together.
+    """
+    share = processes.mine(cell.validation)
+    longest = math.ceil(len(cell.validation) / processes.count())
+    padded = np.concatenate([share, np.repeat(cell.validation[:1], longest - len(share))])
     device = next(method.parameters()).device
-    for start in range(0, len(cell.validation), 64):
-        chosen = cell.validation[start : start + 64]
+    losses = []
+    for start in range(0, longest, 64):
+        chosen = padded[start : start + 64]
         images = load_batch(context.dataset.images, chosen, context.backbone.preprocessing).to(device)
-        with torch.inference_mode():
-            loss = cross_entropy(method.logits(images), _labels(context, chosen).to(device))
-        total += loss.item() * len(chosen)
-    return -total / len(cell.validation)
+        with torch.no_grad():
+            logits_BK = method.logits(images)
+            losses.append(functional.cross_entropy(logits_BK, _labels(context, chosen).to(device), reduction="none"))
+    return -float(processes.joined(torch.cat(losses)[: len(share)].float().cpu().numpy()).mean())

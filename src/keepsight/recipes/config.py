@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from keepsight.backbones.load import BackboneConfig
 from keepsight.core import Config, Readout, UserError
+from keepsight.data.options import DataConfig
 from keepsight.data.splits import SplitConfig
 from keepsight.data.transforms import AugmentConfig
 from keepsight.methods.finetune import FinetuneConfig
@@ -21,9 +23,13 @@ from keepsight.methods.frozen import KNNConfig, ProbeConfig
 from keepsight.methods.semi_supervised import LabelPropagationConfig
 from keepsight.train import OptimConfig, TrainConfig
 
-MethodName = Literal["knn", "probe", "label-propagation", "finetune-lora", "finetune-full"]
+MethodName = Literal["knn", "probe", "label-propagation", "finetune-bitfit", "finetune-lora", "finetune-full"]
 METHODS: tuple[MethodName, ...] = typing.get_args(MethodName)
 """In the order of their cost; ties are decided for the earlier one."""
+
+FINETUNED: tuple[MethodName, ...] = ("finetune-bitfit", "finetune-lora", "finetune-full")
+
+DEFAULT_METHODS: tuple[MethodName, ...] = ("knn", "probe", "label-propagation", "finetune-lora", "finetune-full")
 
 
 class FinetuneSettings(Config):
@@ -34,6 +40,8 @@ class FinetuneSettings(Config):
         batch_size: Labelled images a step.
         objective: The method's own config.
         augmentation: Of the training images.
+        views: 0 augments anew at every step. K > 0 gives each image K fixed augmented views; then, with objective.first_block above
+            1, the frozen blocks below it run once a view and not once a step.
         training: The loop's config.
     """
 
@@ -41,7 +49,12 @@ class FinetuneSettings(Config):
     batch_size: int = Field(default=16, ge=1)
     objective: FinetuneConfig = FinetuneConfig()
     augmentation: AugmentConfig = AugmentConfig()
+    views: int = Field(default=0, ge=0)
     training: TrainConfig = TrainConfig()
+
+
+def _bitfit() -> FinetuneSettings:
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=1e-3)))
 
 
 def _lora() -> FinetuneSettings:
@@ -57,25 +70,30 @@ class TuneConfig(Config):
 
     Attributes:
         data: Embedded name, folder or CSV.
+        data_options: Columns, sources and pixel values of the data.
+        skip_bad: Leave out images that cannot be read, and count them; otherwise one such image is an error before anything runs.
         backbone: Which model, weights and input size.
         readout: Which blocks and pools, as text ('8:grid2', 'last:cls'), or 'auto'.
         methods: What to compare.
         seeds: How many seeds; each draws its own labelled images where `split.labels` keeps fewer than there are.
         split: Labels, test and validation parts.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
-        knn, probe, label_propagation, finetune_lora, finetune_full: The methods' own settings.
+        knn, probe, label_propagation, finetune_bitfit, finetune_lora, finetune_full: The methods' own settings.
     """
 
     data: str
+    data_options: DataConfig = DataConfig()
+    skip_bad: bool = False
     backbone: BackboneConfig = BackboneConfig()
     readout: str = "auto"
-    methods: tuple[MethodName, ...] = METHODS
+    methods: tuple[MethodName, ...] = DEFAULT_METHODS
     seeds: int = Field(default=3, ge=1)
     split: SplitConfig = SplitConfig()
     selection_folds: int = Field(default=5, ge=0)
     knn: KNNConfig = KNNConfig()
     probe: ProbeConfig = ProbeConfig()
     label_propagation: LabelPropagationConfig = LabelPropagationConfig()
+    finetune_bitfit: FinetuneSettings = Field(default_factory=_bitfit)
     finetune_lora: FinetuneSettings = Field(default_factory=_lora)
     finetune_full: FinetuneSettings = Field(default_factory=_full)
 
@@ -120,7 +138,7 @@ def _nested(assignment: str) -> dict[str, Any]:
         )
     try:
         value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"The value of {assignment!r} is not valid YAML: quote it, or check its brackets.") from error
     *outer, last = key.strip().split(".")
     nested: dict[str, Any] = {last: value}
@@ -134,7 +152,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"The configuration file {path} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, a number of 5,000 digits
         raise UserError(f"The configuration file {path} is not valid YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(found, dict):
         raise UserError(f"The configuration file {path} must hold 'key: value' lines, found {type(found).__name__}.")
@@ -158,6 +176,10 @@ def _model_at(path: Sequence[int | str]) -> type[BaseModel]:
     return model
 
 
+_SHORT = reprlib.Repr()  # a value may be the product of nested YAML aliases, of any size
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+
+
 def _explain(error: ValidationError) -> UserError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
@@ -168,7 +190,7 @@ def _explain(error: ValidationError) -> UserError:
         return UserError(f"There is no setting {where!r}: {hint}")
     message = first["msg"].removeprefix("Value error, ")
     more = f" ({error.error_count() - 1} more like this)" if error.error_count() > 1 else ""
-    return UserError(f"The setting {where}={first['input']!r} is wrong: {message}{more}.")
+    return UserError(f"The setting {where}={_SHORT.repr(first['input'])} is wrong: {message}{more}.")
 
 
 def resolve(
@@ -191,7 +213,8 @@ def resolve(
     """
     merged: dict[str, Any] = demo() if data == "demo" else {"data": data}
     # The adapters differ in their defaults: setting one value of an adapter must not bring back the shared ones.
-    merged = _merge({"finetune_lora": _lora().model_dump(), "finetune_full": _full().model_dump()}, merged)
+    own = {"finetune_bitfit": _bitfit(), "finetune_lora": _lora(), "finetune_full": _full()}
+    merged = _merge({key: settings.model_dump() for key, settings in own.items()}, merged)
     if file is not None:
         merged = _merge(_read_yaml(file), {"data": merged["data"]} if data != "demo" else {})
         merged.setdefault("data", data)

@@ -7,40 +7,70 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 import keepsight
 from keepsight.core import UserError
+from keepsight.core.files import is_sound, said_if_full, seal
 from keepsight.core.progress import log
 from keepsight.recipes.config import TuneConfig, resolve
 
+SEAL = ".complete"
+"""The last file of a run: hashes of its results."""
+
+RESULTS = ("results.jsonl", "recommendation.json", "report.html")
+
+
+def finish(path: Path) -> None:
+    """Mark the run in this folder as finished: its results and its model are sealed, leftovers of training removed."""
+    model = sorted(file.relative_to(path).as_posix() for file in (path / "model").rglob("*") if file.is_file())
+    seal(path, [*RESULTS, *model], SEAL)
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)
+
 
 def is_finished(path: Path) -> bool:
-    """Whether a run in this folder came to its end."""
-    return (path / "recommendation.json").is_file() and (path / "model" / "model.json").is_file()
+    """Whether a run in this folder came to its end and its results are as they were written; damage is said in the log."""
+    if not (path / SEAL).is_file():
+        return False
+    if is_sound(path, SEAL):
+        return True
+    log.warning("the results in %s are damaged or incomplete: starting the run again repairs them", path)
+    return False
+
+
+def _read_config(path: Path) -> Any:
+    """What config.yaml of a folder holds; None if there is none that can be read."""
+    try:
+        return yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
 
 
 def _same_config(path: Path, config: TuneConfig) -> bool:
+    found = _read_config(path)
     try:
-        found: Any = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        return resolve(config.data, settings=found) == config
-    except (OSError, yaml.YAMLError, UserError, TypeError):
+        return isinstance(found, dict) and resolve(config.data, settings=found) == config
+    except (UserError, TypeError):
         return False
 
 
 def _holds_run(path: Path) -> bool:
     """Whether config.yaml is a run's, of whatever version; anything else in a folder is somebody's own and is left alone."""
-    try:
-        found: Any = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return False
+    found = _read_config(path)
     return isinstance(found, dict) and {"data", "backbone", "methods", "split"} <= found.keys()
+
+
+def _why_no_run(path: Path) -> str:
+    if (path / "splits.json").is_file() and (path / "environment.json").is_file():
+        return f"The run in {path} has lost its config.yaml, or it is damaged: restore it, or choose another --out."
+    return f"The output folder {path} is not empty and holds no run: choose another one."
 
 
 def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> Path:
@@ -51,20 +81,29 @@ def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> P
     same config, which is resumed.
     """
     if out is None:
-        name = Path(config.data).resolve().stem if Path(config.data).exists() else config.data
+        # os.path says False where pathlib raises: a name that is too long for the system
+        name = Path(config.data).resolve().stem if os.path.exists(config.data) else config.data  # noqa: PTH110
         number = 1
         while True:
             path = Path("runs") / (name if number == 1 else f"{name}-{number}")
             if not path.exists() or (_same_config(path, config) and not is_finished(path)):
                 return path
             number += 1
-    path = Path(out)
+    path, data = Path(out), Path(config.data)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it will be made, or it is said why not
+    except OSError as error:
+        raise UserError(f"The output folder {path} cannot be used ({error.strerror}): choose another --out.") from error
+    if os.path.isdir(data) and path.resolve().is_relative_to(data.resolve()):  # noqa: PTH112
+        raise UserError(f"The output folder {path} lies in the data folder {data}: choose one outside of it.")
     if path.exists() and not path.is_dir():
         raise UserError(f"The output {path} is a file: give a folder.")
     holds_something = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
     if holds_something and not _same_config(path, config):
         if not _holds_run(path):
-            raise UserError(f"The output folder {path} is not empty and holds no run: choose another one.")
+            raise UserError(_why_no_run(path))
         if not overwrite:
             raise UserError(
                 f"The folder {path} holds a run with another configuration: choose another --out, or replace it with --overwrite."
@@ -72,9 +111,30 @@ def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> P
     return path
 
 
+IN_USE = "Another process is working in {}: wait for it, or choose another --out."
+
+
+def check_writable(path: Path) -> None:
+    """UserError unless the folder can be written, or made where it is not there yet, and no other run is working in it now."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UserError(f"The output folder {path} cannot be written ({there} is read-only): choose another --out.")
+    if (path / ".lock").is_file():
+        try:
+            FileLock(path / ".lock", timeout=0).acquire().lock.release()
+        except Timeout as error:
+            raise UserError(IN_USE.format(path)) from error
+
+
 def clear(path: Path) -> None:
-    """Remove an old run from its folder; the lock stays."""
-    for entry in path.iterdir():
+    """Remove an old run from its folder; the lock stays.
+
+    The seal goes first and config.yaml last: if this is killed, the folder is still known as a run's, and not as a finished one.
+    """
+    order = {SEAL: 0, "config.yaml": 2}
+    for entry in sorted(path.iterdir(), key=lambda entry: order.get(entry.name, 1)):
         if entry.name == ".lock":
             continue
         if entry.is_dir():
@@ -83,10 +143,23 @@ def clear(path: Path) -> None:
             entry.unlink()
 
 
+@final
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written (the disk is full) is not worth a traceback: what matters fails by itself and says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        del record
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Within the block, what is logged also goes to the end of this file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    with said_if_full(path):
+        handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)

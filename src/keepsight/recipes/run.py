@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Sequence
@@ -15,19 +16,22 @@ from numpy.typing import NDArray
 
 import keepsight
 from keepsight.backbones.load import load_backbone
-from keepsight.core import Backbone, Dataset, Readout, Result, UserError
-from keepsight.core.files import atomic_file, make_directory, sweep, write_text
+from keepsight.core import Backbone, Dataset, Readout, Result, UserError, processes
+from keepsight.core.files import atomic_file, make_directory, said_if_full, sweep, write_text
 from keepsight.core.progress import log
 from keepsight.core.result import read_results
-from keepsight.data.load import load_dataset
+from keepsight.data.check import BadImage, find_unreadable
+from keepsight.data.load import check_dataset, load_dataset
 from keepsight.data.splits import Draw, Splits, make_splits, stratified_folds
+from keepsight.data.subset import subset
 from keepsight.evaluate.cost import measured
 from keepsight.export.model import Images, Predictions, TunedModel
 from keepsight.features.auto_readout import ReadoutChoice, candidate_readouts, choose_readout
+from keepsight.features.device import start_processes
 from keepsight.features.extract import Extractor
 from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
 from keepsight.recipes.config import MethodName, TuneConfig, as_yaml, resolve
-from keepsight.recipes.folder import clear, environment, is_finished, log_file, run_folder
+from keepsight.recipes.folder import check_writable, clear, environment, finish, is_finished, log_file, run_folder
 from keepsight.recipes.recommend import Recommendation, recommend
 from keepsight.recipes.records import records_of
 from keepsight.report.html import write_html
@@ -72,13 +76,25 @@ def load_run(path: str | Path) -> Run:
     return Run(folder, read_results(folder / "results.jsonl"), recommendation)
 
 
+def _chosen_before(path: Path) -> ReadoutChoice | None:
+    """The choice that a killed run made; a damaged file is named and passed over."""
+    if not path.is_file():
+        return None
+    try:
+        return ReadoutChoice.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError:
+        log.warning("%s is damaged: the readout is chosen again", path)
+        return None
+
+
 def _readout(config: TuneConfig, dataset: Dataset, extractor: Extractor, draw: Draw, folder: Path) -> Readout:
     """The configured readout, or the one chosen on the first seed's labelled (and some unlabelled) images."""
     depth = extractor.backbone.depth
     if config.readout != "auto":
         return Readout.parse(config.readout).resolved(depth)
     path = folder / "readout.json"
-    if not path.is_file():
+    choice = processes.from_main(lambda: _chosen_before(path))
+    if choice is None:
         rng = np.random.default_rng(config.split.seed)
         sample = draw.unlabelled
         if len(sample) > READOUT_SAMPLE:
@@ -87,15 +103,19 @@ def _readout(config: TuneConfig, dataset: Dataset, extractor: Extractor, draw: D
         parts = sorted({part for candidate in candidates for part in candidate.parts})
         log.info("choosing the readout among %d candidates", len(candidates))
         extractor.fill(np.concatenate([draw.labelled, sample]), parts)
-        choice = choose_readout(
-            candidates,
-            lambda block, pool: (extractor.part(draw.labelled, block, pool), extractor.part(sample, block, pool)),
-            torch.from_numpy(dataset.labels[draw.labelled]),
-            len(dataset.classes),
-            config.split.seed,
-        )
-        write_text(path, choice.model_dump_json(indent=2))
-    choice = ReadoutChoice.model_validate_json(path.read_text(encoding="utf-8"))
+
+        def choose() -> ReadoutChoice:
+            found = choose_readout(
+                candidates,
+                lambda block, pool: (extractor.part(draw.labelled, block, pool), extractor.part(sample, block, pool)),
+                torch.from_numpy(dataset.labels[draw.labelled]),
+                len(dataset.classes),
+                config.split.seed,
+            )
+            write_text(path, found.model_dump_json(indent=2))
+            return found
+
+        choice = processes.from_main(choose)
     log.info("readout %s, chosen by %s", choice.readout, choice.criterion)
     return choice.readout
 
@@ -144,7 +164,7 @@ def _finish(
     splits: Splits,
     outcomes: dict[tuple[MethodName, str], CellOutcome],
     cv: Sequence[Cell],
-) -> Run:
+) -> None:
     labels = context.dataset.labels
     wrong: dict[str, NDArray[np.bool_]] = {
         method: np.concatenate(
@@ -168,16 +188,23 @@ def _finish(
     write_html(path / "report.html", context.dataset.name, results, recommendation.method, recommendation.why, notes)
     with atomic_file(path / "recommendation.json") as temporary:
         temporary.write_text(recommendation.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Run(path, results, recommendation)
+    finish(path)
 
 
 def tune(
-    data: str | Path | TuneConfig, *, out: str | Path | None = None, overwrite: bool = False, **settings: Any
+    data: str | Path | Dataset | TuneConfig,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    **settings: Any,
 ) -> Run:
     """Tune a pretrained model on images, compare the methods, recommend one; everything is saved in one folder.
 
+    Under several processes (torchrun) all call it alike: they share the extraction, the fine-tuning and the measuring.
+
     Args:
-        data: Embedded name ('demo', 'mnist-5k'), folder or CSV; or a complete config.
+        data: Embedded name ('demo', 'mnist-5k'), folder or file (see `keepsight.data.load`); a `Dataset` in memory (see
+            `keepsight.dataset_from_arrays` and `keepsight.dataset_from_frame`); or a complete config.
         out: The run's folder; see `run_folder` for the default. A killed run is resumed by the same call.
         overwrite: Replace what is in `out`.
         **settings: Settings as in a config file, nested by dictionaries: ``methods=["probe"], split={"labels": 40}``.
@@ -193,35 +220,79 @@ def tune(
         run = keepsight.tune("leaves/", methods=["probe", "finetune-lora"], backbone={"size": 112})
         print(run.recommended, run.predict("new/leaf.png").labels)
     """
-    config = data if isinstance(data, TuneConfig) else resolve(str(data), settings=settings)
-    path = run_folder(config, out, overwrite)
-    if is_finished(path) and not overwrite:
+    given = data if isinstance(data, Dataset) else None
+    name = data.name if isinstance(data, Dataset) else data
+    config = name if isinstance(name, TuneConfig) else resolve(str(name), settings=settings)
+    start_processes()
+    path = processes.from_main(lambda: run_folder(config, out, overwrite))
+    if not overwrite and processes.from_main(lambda: is_finished(path)):
         log.info("%s is finished already: these are its results (--overwrite runs it again)", path)
         return load_run(path)
+    with processes.main_writes():
+        if processes.is_main():
+            check_writable(path)
     # All that can be wrong with data, settings and weights is said before anything is written or removed.
-    dataset = load_dataset(config.data)
-    old = path / "splits.json"
-    resumed = old.is_file() and not overwrite
-    splits = Splits.read(old, dataset) if resumed else make_splits(dataset, config.split, tuple(range(config.seeds)))
-    backbone = load_backbone(config.backbone)
+    with processes.main_first():
+        whole = given or load_dataset(config.data, config.data_options)
+    dataset, skipped = _readable(whole, config.skip_bad)
+    splits = processes.from_main(lambda: _splits(config, dataset, path / "splits.json", overwrite))
+    with processes.main_first():
+        backbone = load_backbone(config.backbone)
     if config.readout != "auto":
         Readout.parse(config.readout).resolved(backbone.depth)
+    with contextlib.ExitStack() as held:
+        with processes.main_writes():
+            if processes.is_main():
+                _take(held, path, config, overwrite)
+                write_text(path / "skipped.json", json.dumps([bad.model_dump() for bad in skipped], indent=2) + "\n")
+        return _run(config, path, dataset, splits, backbone)
+
+
+def _readable(dataset: Dataset, skip_bad: bool) -> tuple[Dataset, list[BadImage]]:
+    """The images that can be read, and those that cannot.
+
+    Raises:
+        UserError: There are some that cannot, and they are not to be skipped; or a class has lost all of its images.
+    """
+    shares = processes.everyone(find_unreadable(dataset.images, processes.mine(np.arange(len(dataset.images)))))
+    bad = sorted((image for share in shares for image in share), key=lambda image: image.index)
+    if not bad:
+        return dataset, bad
+    if not skip_bad:
+        more = f" ({len(bad)} of {len(dataset.images)} images cannot be read)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0].reason.rstrip('.')}{more}; --skip-bad leaves such images out and counts them.")
+    log.warning("%d of %d images cannot be read and are left out (first: %s)", len(bad), len(dataset.images), bad[0].name)
+    kept = subset(dataset, np.setdiff1d(np.arange(len(dataset.images)), [image.index for image in bad]))
+    check_dataset(kept, f"{dataset.name} without the images that cannot be read")
+    return kept, bad
+
+
+def _splits(config: TuneConfig, dataset: Dataset, file: Path, overwrite: bool) -> Splits:
+    if file.is_file() and not overwrite:
+        return Splits.read(file, dataset)
+    return make_splits(dataset, config.split, tuple(range(config.seeds)))
+
+
+def _take(held: contextlib.ExitStack, path: Path, config: TuneConfig, overwrite: bool) -> None:
+    """The folder belongs to this run until `held` is closed, and what is logged goes into it."""
     make_directory(path)
     try:
-        with FileLock(path / ".lock", timeout=0):
-            if overwrite:
-                clear(path)
-            sweep(path)
-            write_text(path / "config.yaml", as_yaml(config))  # first of all files: it says whose folder this is
-            with log_file(path / "log.txt"):
-                return _run(config, path, dataset, splits, backbone)
+        held.enter_context(FileLock(path / ".lock", timeout=0))
     except Timeout as error:
         raise UserError(f"Another process is working in {path}: wait for it, or choose another --out.") from error
+    if overwrite:
+        clear(path)
+    sweep(path)
+    write_text(path / "config.yaml", as_yaml(config))  # first of all files: it says whose folder this is
+    held.enter_context(log_file(path / "log.txt"))
+    held.enter_context(said_if_full(path))
 
 
 def _run(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backbone: Backbone) -> Run:
-    write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-    splits.save(path / "splits.json")
+    with processes.main_writes():
+        if processes.is_main():
+            write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            splits.save(path / "splits.json")
     draw = splits.draws[0]
     log.info(
         "%s: %d images, %d classes; %d labelled, %d validation, %d unlabelled, %d test",
@@ -237,7 +308,8 @@ def _run(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backb
     with measured() as cost:
         readout = _readout(config, dataset, extractor, draw, path)
         extractor.fill(np.arange(len(dataset.images)), readout.parts)
-    log.info("features ready after %.1f s (%d images through the backbone)", cost.seconds, extractor.extracted)
+    extracted = sum(processes.everyone(extractor.extracted))
+    log.info("features ready after %.1f s (%d images through the backbone)", cost.seconds, extracted)
     context = Context(config, dataset, backbone, readout, extractor, path)
     cv, final = _cells(config, dataset, splits)
     outcomes = {}
@@ -246,4 +318,7 @@ def _run(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backb
         wrong = outcome.probabilities.argmax(axis=1) != dataset.labels[cell.measured_on]
         seen = f"{100 * wrong.mean():.1f} % error" if len(wrong) else "not measured"
         log.info("%s %s: %s, %.1f s", cell.method, cell.name, seen, outcome.record.seconds)
-    return _finish(config, context, splits, outcomes, cv)
+    with processes.main_writes():
+        if processes.is_main():
+            _finish(config, context, splits, outcomes, cv)
+    return load_run(path)

@@ -1,7 +1,18 @@
 """The one training loop, its optimizers and its checkpoints. Knows no method by name."""
 
-from keepsight.train.batches import FeatureBatches, ImageBatches
+from keepsight.train.batches import BatchSource, FeatureBatches, ImageBatches, StateBatches
+from keepsight.train.checkpoint import load_trained_state
 from keepsight.train.optim import OptimConfig
 from keepsight.train.trainer import Outcome, TrainConfig, train
 
-__all__ = ["FeatureBatches", "ImageBatches", "OptimConfig", "Outcome", "TrainConfig", "train"]
+__all__ = [
+    "BatchSource",
+    "FeatureBatches",
+    "ImageBatches",
+    "OptimConfig",
+    "Outcome",
+    "StateBatches",
+    "TrainConfig",
+    "load_trained_state",
+    "train",
+]

@@ -2,12 +2,11 @@
 
 A checkpoint is a folder ``step-NNNNNNNN`` with ``model.safetensors`` (trained weights and buffers), ``state.pt`` (optimizers,
 random states, step and the trainer's own counters; read with weights_only) and ``COMPLETE`` (sha256 of the other two).
+Knows nothing of the loop.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import shutil
 from dataclasses import dataclass
@@ -18,15 +17,24 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from keepsight.core.files import atomic_directory
+from keepsight.core.files import atomic_directory, is_sound
 from keepsight.core.progress import log
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters and buffers: what training changes. Frozen weights come from where they came from."""
     frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
-    return {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items() if name not in frozen}
+    return {name: _whole(t).cpu().contiguous() for name, t in module.state_dict().items() if name not in frozen}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor, gathered where processes hold a share each (then every process must call this)."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach()
+    whole: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return whole
 
 
 def load_trained_state(module: nn.Module, state: dict[str, Tensor]) -> None:
@@ -79,17 +87,13 @@ class Checkpoint:
         return load_file(self.path / "model.safetensors"), state
 
 
-def _digests(path: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in ("model.safetensors", "state.pt")}
-
-
 def save_checkpoint(root: Path, step: int, model: dict[str, Tensor], state: dict[str, Any], keep: int = 2) -> Path:
     """Write the checkpoint after `step` steps and remove all but the newest `keep`."""
     path = root / f"step-{step:08d}"
-    with atomic_directory(path) as temporary:
+    with atomic_directory(path, sealed=True) as temporary:
         save_file(model, temporary / "model.safetensors")
-        torch.save(state, temporary / "state.pt")
-        (temporary / "COMPLETE").write_text(json.dumps(_digests(temporary)))
+        with (temporary / "state.pt").open("wb") as file:  # given a path, torch would hide why writing failed
+            torch.save(state, file)
     for old in sorted(root.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
     return path
@@ -97,12 +101,11 @@ def save_checkpoint(root: Path, step: int, model: dict[str, Tensor], state: dict
 
 def last_good_checkpoint(root: Path) -> Checkpoint | None:
     """The newest checkpoint whose marker is there and whose files match it; damaged ones are named and passed over."""
-    for path in sorted(root.glob("step-*"), reverse=True):
-        try:
-            good = json.loads((path / "COMPLETE").read_text()) == _digests(path)
-        except (OSError, ValueError):
-            good = False
-        if good:
+    paths = sorted(root.glob("step-*"), reverse=True)
+    for path in paths:
+        if is_sound(path):
             return Checkpoint(path, int(path.name.removeprefix("step-")))
         log.warning("checkpoint %s is damaged or incomplete and is passed over", path)
+    if paths:
+        log.warning("no checkpoint in %s is whole: its training starts again", root)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -53,19 +54,27 @@ def lr_factor(config: OptimConfig, step: int, total: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
 
 
-def make_optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer over matrices (with weight decay) and vectors (without)."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
+def make_optimizer(
+    parameters: list[nn.Parameter], config: OptimConfig, scales: Mapping[nn.Parameter, float] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer over matrices (with weight decay) and vectors (without).
+
+    Args:
+        parameters: What it updates.
+        config: The update rule.
+        scales: Factor on the learning rate of each parameter; 1 where absent (`Method.lr_scales`).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in parameters:
+        decay = config.weight_decay if p.ndim >= 2 else 0.0
+        groups.setdefault((decay, (scales or {}).get(p, 1.0)), []).append(p)
+    listed = [{"params": ps, "weight_decay": decay, "scale": scale} for (decay, scale), ps in groups.items()]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+        return torch.optim.SGD(listed, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(listed, lr=config.lr, betas=config.betas)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set one learning rate for all groups."""
+    """Set the learning rate: `lr` times its scale for each group."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["scale"]

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from pydantic import Field
 from torch import Tensor, nn
 
-from keepsight.core import Batch, Config, Method, UserError
+from keepsight.core import Backbone, Batch, Config, Method, UserError, processes
 from keepsight.core.progress import Track, log
+from keepsight.train.average import Average
 from keepsight.train.batches import BatchSource
 from keepsight.train.checkpoint import (
+    Checkpoint,
     last_good_checkpoint,
-    load_trained_state,
     random_states,
     restore_random_states,
     save_checkpoint,
     trained_state,
 )
+from keepsight.train.engine import Engine, Precision, Prefetch, Sharding, fitting_accumulation
 from keepsight.train.optim import OptimConfig, lr_factor, make_optimizer, set_lr
 
 
@@ -35,8 +34,12 @@ class TrainConfig(Config):
 
     Attributes:
         optim: Optimizer of every phase.
-        accumulate: Micro-batches a step; the gradient equals that of the whole batch.
+        accumulate: Micro-batches a step; the gradient equals that of the whole batch. "auto" on a GPU: as many as it takes to fit
+            into its memory, found before the first step; elsewhere 1.
         precision: Mixed precision of the forward pass ("auto": bf16 on a GPU that has it, else float32).
+        sharding: "none", or "fsdp" under several processes for backbones that do not fit on one device.
+        compile: Compile the backbone's forward pass (`torch.compile`); the first steps take minutes.
+        ema: Decay of the weights' moving average (see `train.average`), which then is what is validated and kept; None for none.
         validate_every: Steps between validations, where there is a validation function.
         patience: Validations without improvement before stopping early; 0 never stops early.
         checkpoint_seconds: Seconds between checkpoints (one more is written at every improvement on validation).
@@ -44,8 +47,11 @@ class TrainConfig(Config):
     """
 
     optim: OptimConfig = OptimConfig()
-    accumulate: int = Field(default=1, ge=1)
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    accumulate: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    precision: Precision = "auto"
+    sharding: Sharding = "none"
+    compile: bool = False
+    ema: float | None = Field(default=None, gt=0, lt=1)
     validate_every: int = Field(default=50, ge=1)
     patience: int = Field(default=5, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
@@ -60,12 +66,14 @@ class Outcome:
         steps: Steps taken.
         selected_step: The step whose weights were kept.
         selection: "last", or "validation" where a validation function chose.
+        state: The selected weights, whole and on the CPU also where the method is sharded.
         validation: (step, score) in order; higher is better.
     """
 
     steps: int
     selected_step: int
     selection: Literal["last", "validation"]
+    state: dict[str, Tensor]
     validation: list[tuple[int, float]] = field(default_factory=list)
 
 
@@ -92,67 +100,146 @@ class _Progress:
         return patience > 0 and len(since) >= patience
 
 
-def _precision(config: TrainConfig) -> str:
-    if config.precision != "auto":
-        return config.precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-
-
-class _Prefetch:
-    """Loads the next micro-batch in a thread while the current one is computed; batches are pure, so order is free."""
-
-    def __init__(self, source: BatchSource, accelerator: Accelerator, accumulate: int) -> None:
-        self._source, self._device = source, accelerator.device
-        self._total = accumulate * accelerator.num_processes
-        self._shares = [accelerator.process_index + accelerator.num_processes * m for m in range(accumulate)]
-        self._pool = ThreadPoolExecutor(1)
-        self._loading: tuple[int, list[Future[Batch]]] = (-1, [])
-
-    def _start(self, step: int) -> list[Future[Batch]]:
-        return [self._pool.submit(self._source, step, share, self._total) for share in self._shares]
-
-    def step(self, step: int, is_last: bool) -> list[Batch]:
-        """This process's micro-batches of a step; those of the next one begin to load."""
-        ready = self._loading[1] if self._loading[0] == step else self._start(step)
-        batches = [future.result() for future in ready]
-        if not is_last:
-            self._loading = (step + 1, self._start(step + 1))
-        to = self._device
-        return [Batch(b.inputs.to(to), b.labels.to(to), b.unlabelled.to(to)) for b in batches]
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-
-def _check_finite(losses: dict[str, Tensor], step: int, checkpoints: Path) -> None:
-    if all(bool(torch.isfinite(v)) for v in losses.values()):
+def _check_finite(losses: dict[str, Tensor], step: int, checkpoints: Path, device: torch.device) -> None:
+    """Every process stops if one has a loss that is not finite: the others would wait for its gradients for ever."""
+    bad = not bool(torch.isfinite(torch.stack([v.detach().float() for v in losses.values()])).all())
+    if not processes.any_true(bad, device):
         return
     last = last_good_checkpoint(checkpoints)
     kept = f"the last good checkpoint is {last.path} (step {last.step})" if last else "there is no checkpoint before it"
-    values = ", ".join(f"{name} = {v.item():g}" for name, v in losses.items())
+    values = ", ".join(f"{name} = {v.item():g}" for name, v in losses.items()) if bad else "on another process"
     raise UserError(
         f"Training stopped at step {step}: the loss is not finite ({values}); {kept}; a lower learning rate usually helps."
     )
 
 
-def _resume(
-    checkpoints: Path, method: Method, optimizers: dict[str, torch.optim.Optimizer], config_text: str
-) -> _Progress:
+def _last_checkpoint(
+    checkpoints: Path, config_text: str
+) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Any]] | None:
     last = last_good_checkpoint(checkpoints)
+    steps = processes.everyone(last.step if last else -1)
+    if len(set(steps)) > 1:
+        raise UserError(
+            f"The processes see different checkpoints in {checkpoints} (steps {steps}): the run folder must lie on a disk that all "
+            "of them share."
+        )
     if last is None:
-        return _Progress()
+        return None
     weights, state = last.read()
     if state["config"] != config_text:
         raise UserError(
             f"The checkpoint {last.path} was made with another training configuration: finish it with that one, or choose "
             "another output directory."
         )
-    load_trained_state(method, weights)
-    for phase, optimizer in optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][phase])
-    restore_random_states(state["random"])
-    log.info("resuming from %s", last.path)
-    return _Progress(**state["progress"])
+    return last, weights, state
+
+
+class _Training:
+    """One training: the method, what it runs on, and where it stands; every process has one."""
+
+    def __init__(
+        self, method: Method, batches: BatchSource, steps: int, config: TrainConfig, checkpoints: Path
+    ) -> None:
+        self.method, self.config, self.checkpoints = method, config, checkpoints
+        self.engine = Engine(config.precision, config.sharding, method.phases)
+        self.config_text = f"{steps} {config.model_dump_json()}"
+        self.progress = _Progress()
+        method.to(self.engine.device)
+        if config.compile:
+            for module in method.modules():
+                if isinstance(module, Backbone):
+                    module.compile()
+        self.accumulate = config.accumulate if config.accumulate != "auto" else self._fitting(batches)
+        optimizers = {
+            phase: make_optimizer(method.parameters_of(phase), config.optim, method.lr_scales())
+            for phase in method.phases
+        }
+        self.model, self.optimizers = self.engine.prepare(method, optimizers)
+        self.average = None if config.ema is None else Average(self._averaged(), config.ema)
+        if processes.count() > 1:
+            torch.manual_seed(torch.initial_seed() + 1_000_003 * processes.index())  # dropout differs between processes
+        self._resume()
+
+    def _fitting(self, batches: BatchSource) -> int:
+        if self.engine.device.type != "cuda":
+            return 1
+        self.method.train()
+        return fitting_accumulation(self.method, batches, self.engine)
+
+    def _averaged(self) -> list[nn.Parameter]:
+        return [p for p in self.method.parameters() if p.requires_grad]
+
+    def _resume(self) -> None:
+        found = _last_checkpoint(self.checkpoints, self.config_text)
+        if found is None:
+            return
+        last, weights, state = found
+        if self.average is not None:
+            self.engine.load_weights(self.method, state["average"])
+            self.average = Average(self._averaged(), float(self.config.ema or 0))
+        self.engine.load_weights(self.method, weights)
+        for phase, optimizer in self.optimizers.items():
+            self.engine.load_optimizer_state(self.method, optimizer, state["optimizers"][phase])
+        restore_random_states(state["random"][processes.index() % len(state["random"])])
+        self.progress = _Progress(**state["progress"])
+        log.info("resuming from %s", last.path)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the weights that count: the average where there is one."""
+        with self.average.applied() if self.average else contextlib.nullcontext():
+            return {name: tensor.clone() for name, tensor in trained_state(self.method).items()}
+
+    def save(self) -> None:
+        """Write a checkpoint; every process takes part, the main one writes."""
+        weights = trained_state(self.method)
+        state: dict[str, Any] = {
+            "config": self.config_text,
+            "optimizers": {p: self.engine.optimizer_state(self.method, o) for p, o in self.optimizers.items()},
+            "random": processes.everyone(random_states()),
+            "progress": {name: getattr(self.progress, name) for name in _Progress.__slots__},
+        }
+        if self.average is not None:
+            state["average"] = self.state()
+        with processes.main_writes():
+            if processes.is_main():
+                save_checkpoint(self.checkpoints, self.progress.step, weights, state)
+
+    def validated(self, validate: Callable[[], float]) -> float:
+        """Score of the weights that count; the best ones are kept."""
+        self.method.eval()
+        with self.average.applied() if self.average else contextlib.nullcontext():
+            score = validate()
+        if self.progress.improved(score):
+            self.progress.best = self.state()
+        self.progress.stopped = self.progress.out_of_patience(self.config.patience)
+        return score
+
+    def one_step(self, micro: list[Batch], lr: float) -> dict[str, float]:
+        """One step of every phase over the same micro-batches; returns the mean losses and the learning rate."""
+        config, accelerator, step = self.config, self.engine.accelerator, self.progress.step
+        figures: dict[str, float] = {"lr": lr, "loss": 0.0}
+        for phase, optimizer in self.optimizers.items():
+            set_lr(optimizer, lr)
+            for i, batch in enumerate(micro):
+                is_last = i == len(micro) - 1
+                with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
+                    losses: dict[str, Tensor] = self.model(batch, phase, step)
+                    _check_finite(losses, step, self.checkpoints, self.engine.device)
+                    total = torch.stack(list(losses.values())).sum()
+                    accelerator.backward(total / len(micro))
+                for name, value in losses.items():
+                    figures[name] = figures.get(name, 0.0) + value.item() / len(micro)
+                figures["loss"] += total.item() / len(micro)
+            if step == 0:
+                self.method.after_first_step()
+            if config.optim.clip is not None:
+                norm = accelerator.clip_grad_norm_(self.method.parameters_of(phase), config.optim.clip)
+                figures["gradient_norm"] = float(norm)
+            optimizer.step()
+            self.method.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step)
+        return figures
 
 
 def train(
@@ -168,121 +255,60 @@ def train(
     """Train `method` in place and return what happened; resumes from `checkpoints` if there is one.
 
     A run that was killed and resumed ends with the same weights, bit for bit on a CPU: batches, schedules and augmentation
-    are functions of the step, and a checkpoint holds everything else.
+    are functions of the step, and a checkpoint holds everything else. Under several processes (torchrun) every process calls
+    this with the same arguments, and each takes its share of every batch.
 
     Args:
         method: What to train.
         batches: Data, as a pure function of the step.
         steps: Optimizer steps.
         config: The loop's settings.
-        checkpoints: Folder of the checkpoints.
-        validate: Score of the method now (higher is better) on validation images; never on test images. With it, the best
-            validated weights are kept; without it, the last ones.
-        report: Gets (step, named figures).
+        checkpoints: Folder of the checkpoints; all processes must see it.
+        validate: Score of the method now (higher is better) on validation images, equal on all processes; never on test
+            images. With it, the best validated weights are kept; without it, the last ones.
+        report: Gets (step, named figures), on the main process; losses are this process's own.
         name: What the progress bar says.
 
     Raises:
-        UserError: The loss is not finite, or the checkpoint belongs to another configuration.
+        UserError: The loss is not finite, the checkpoint belongs to another configuration, or memory does not suffice.
         RuntimeError: A method's own check after the first backward pass failed (dead adapters).
     """
-    # A phase leaves the other phases' parameters without gradients, which DDP must be told.
-    distributed = DistributedDataParallelKwargs(find_unused_parameters=len(method.phases) > 1)
-    accelerator = Accelerator(mixed_precision=_precision(config), kwargs_handlers=[distributed])
-    optimizers = {phase: make_optimizer(method.parameters_of(phase), config.optim) for phase in method.phases}
-    method.to(accelerator.device)
-    config_text = f"{steps} {config.model_dump_json()}"
-    progress = _resume(checkpoints, method, optimizers, config_text)
-    first = progress.step
-    model: nn.Module = accelerator.prepare_model(method)
-    prepared = {phase: accelerator.prepare_optimizer(optimizer) for phase, optimizer in optimizers.items()}
-    prefetch = _Prefetch(batches, accelerator, config.accumulate)
-    last_save = time.monotonic()
-
-    def save() -> None:
-        nonlocal last_save
-        if accelerator.is_main_process:
-            state: dict[str, Any] = {
-                "config": config_text,
-                "optimizers": {phase: optimizer.state_dict() for phase, optimizer in optimizers.items()},
-                "random": random_states(),
-                "progress": {name: getattr(progress, name) for name in _Progress.__slots__},
-            }
-            save_checkpoint(checkpoints, progress.step, trained_state(method), state)
-        accelerator.wait_for_everyone()
-        last_save = time.monotonic()
-
+    training = _Training(method, batches, steps, config, checkpoints)
+    progress = training.progress
+    prefetch = Prefetch(batches, training.engine.device, training.accumulate)
     with contextlib.closing(prefetch), Track(name, steps, "steps") as track:
-        track.advance(first)
-        while progress.step < steps and not progress.stopped:
-            step = progress.step
-            method.train()
-            figures = _one_step(
-                model,
-                method,
-                prepared,
-                prefetch.step(step, is_last=step + 1 == steps),
-                accelerator,
-                config,
-                config.optim.lr * lr_factor(config.optim, step, steps),
-                step,
-                lambda losses: _check_finite(losses, progress.step, checkpoints),
-            )
-            progress.step += 1
-            if validate is not None and (progress.step % config.validate_every == 0 or progress.step == steps):
-                method.eval()
-                score = validate()
-                figures["validation"] = score
-                if progress.improved(score):
-                    progress.best = {k: v.clone() for k, v in trained_state(method).items()}
-                progress.stopped = progress.out_of_patience(config.patience)
-            if report is not None and accelerator.is_main_process:
+        track.advance(progress.step)
+        for figures in _steps(training, prefetch, steps, validate):
+            if report is not None and processes.is_main():
                 report(progress.step, figures)
             track.advance(1, note=f"loss {figures['loss']:.3f}")
-            due = (
-                progress.step % config.checkpoint_steps == 0
-                if config.checkpoint_steps
-                else time.monotonic() - last_save >= config.checkpoint_seconds
-            )
-            if due and progress.step < steps:
-                save()
     method.eval()
     if validate is not None and progress.best:
-        load_trained_state(method, progress.best)
-        return Outcome(progress.step, progress.best_step, "validation", progress.validation)
-    return Outcome(progress.step, progress.step, "last", progress.validation)
+        training.engine.load_weights(method, progress.best)
+        return Outcome(progress.step, progress.best_step, "validation", progress.best, progress.validation)
+    if training.average is not None:
+        training.average.keep()
+    return Outcome(progress.step, progress.step, "last", trained_state(method), progress.validation)
 
 
-def _one_step(
-    model: nn.Module,
-    method: Method,
-    optimizers: dict[str, Any],
-    micro: list[Batch],
-    accelerator: Accelerator,
-    config: TrainConfig,
-    lr: float,
-    step: int,
-    check: Callable[[dict[str, Tensor]], None],
-) -> dict[str, float]:
-    """One step of every phase over the same micro-batches; returns the mean losses and the learning rate."""
-    figures: dict[str, float] = {"lr": lr, "loss": 0.0}
-    for phase, optimizer in optimizers.items():
-        set_lr(optimizer, lr)
-        for i, batch in enumerate(micro):
-            is_last = i == len(micro) - 1
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                losses: dict[str, Tensor] = model(batch, phase, step)
-                check(losses)
-                total = torch.stack(list(losses.values())).sum()
-                accelerator.backward(total / len(micro))
-            for name, value in losses.items():
-                figures[name] = figures.get(name, 0.0) + value.item() / len(micro)
-            figures["loss"] += total.item() / len(micro)
-        if step == 0:
-            method.after_first_step()
-        if config.optim.clip is not None:
-            figures["gradient_norm"] = float(
-                accelerator.clip_grad_norm_(method.parameters_of(phase), config.optim.clip)
-            )
-        optimizer.step()
-        method.zero_grad(set_to_none=True)
-    return figures
+def _steps(
+    training: _Training, prefetch: Prefetch, steps: int, validate: Callable[[], float] | None
+) -> Iterator[dict[str, float]]:
+    """Steps, validations and checkpoints until the end; yields the figures of each step."""
+    config, progress, last_save = training.config, training.progress, time.monotonic()
+    while progress.step < steps and not progress.stopped:
+        step = progress.step
+        training.method.train()
+        micro = prefetch.step(step, is_last=step + 1 == steps)
+        figures = training.one_step(micro, config.optim.lr * lr_factor(config.optim, step, steps))
+        progress.step += 1
+        if validate is not None and (progress.step % config.validate_every == 0 or progress.step == steps):
+            figures["validation"] = training.validated(validate)
+        yield figures
+        if config.checkpoint_steps:
+            due = progress.step % config.checkpoint_steps == 0
+        else:
+            due = processes.any_true(time.monotonic() - last_save >= config.checkpoint_seconds, training.engine.device)
+        if due and progress.step < steps:
+            training.save()
+            last_save = time.monotonic()

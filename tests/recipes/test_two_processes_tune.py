@@ -1,0 +1,86 @@
+"""`tune` under torchrun with two processes (gloo) gives the figures of one, for every method, with uneven shares."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from keepsight.recipes.config import METHODS
+
+SCRIPT = """
+import sys, warnings
+import keepsight
+from keepsight.recipes.config import METHODS
+short = {"epochs": 2, "batch_size": 8, "training": {"validate_every": 2, "checkpoint_steps": 3}}
+upper = {**short, "views": 2, "objective": {"first_block": 3}}
+sgd = {"name": "sgd", "lr": 0.01, "momentum": 0.0}
+for settings in (short, upper):
+    settings["training"]["optim"] = sgd
+keepsight.tune(
+    "digits", out=sys.argv[1], methods=list(METHODS), seeds=1, selection_folds=2, readout="5:mean",
+    backbone={"name": "test_vit3", "weights": "random", "size": 32},
+    split={"labels": 41, "test": 101, "validation": 0.27},
+    finetune_bitfit=short, finetune_lora=upper, finetune_full={**short, "objective": {"layer_decay": 0.7}},
+)
+"""
+
+
+def run(folder: Path, processes: int) -> None:
+    folder.mkdir()
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KEEPSIGHT_CACHE": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(script), str(folder / "run")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    run(folder / "one", 1)
+    run(folder / "two", 2)
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_predicts_the_same(ended: Path, method: str) -> None:
+    cells = sorted(path.parent.name for path in (ended / "one/run/cells" / method).glob("*/cell.json"))
+    assert cells == ["fold-0", "fold-1", "seed-0"]
+    for cell in cells:
+        one, two = (np.load(ended / n / "run/cells" / method / cell / "probabilities.npy") for n in ("one", "two"))
+        assert one.shape == two.shape
+        np.testing.assert_allclose(two, one, atol=2e-4)
+    one_model, two_model = (
+        load_file(ended / n / "run/cells" / method / "seed-0/model/backbone.safetensors") for n in ("one", "two")
+    )
+    for key, expected in one_model.items():
+        np.testing.assert_allclose(two_model[key], expected, atol=2e-5)
+
+
+def test_records_are_the_same_and_features_were_shared_out(ended: Path) -> None:
+    one, two = (
+        [json.loads(line) for line in (ended / n / "run/results.jsonl").read_text().splitlines()]
+        for n in ("one", "two")
+    )
+    assert len(one) == len(two) > 0
+    for a, b in zip(one, two, strict=True):
+        for key in ("method", "metric", "split", "n", "labels", "selection"):
+            assert a[key] == b[key]
+        assert b["value"] == pytest.approx(a["value"], abs=2e-4)
+    chunks = [sorted(p.stat().st_size for p in (ended / n / "cache/features").rglob("*.npy")) for n in ("one", "two")]
+    assert len(chunks[1]) > 1
+    assert "(1797 images through the backbone)" in (ended / "two/run/log.txt").read_text()
