@@ -17,6 +17,7 @@ import pickle
 import re
 import signal
 import struct
+import sys
 import time
 import unicodedata
 import zlib
@@ -214,6 +215,10 @@ def laughs() -> str:
 def without_privileges() -> Iterator[None]:
     """File permissions hold in the block, even for root: its right to override them is laid down."""
 
+    if sys.platform != "linux":
+        yield
+        return
+
     class Header(ctypes.Structure):
         _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
@@ -401,6 +406,7 @@ SETTINGS: dict[str, tuple[list[object], str]] = {
     "size that is no multiple of the patch": (["--size", 33], "33"),
     "size zero": (["--size", 0], "size=0 is wrong"),
     "negative size": (["--size", -32], "size=-32 is wrong"),
+    "a size of 100,000 px": (["--size", 100_000], "size=100000 is wrong"),
     "unknown fit": (["backbone.fit=stretch"], "fit='stretch' is wrong"),
     "an argument that the architecture does not take": (["backbone.timm_args={nonsense: 1}"], "cannot be built"),
     "fewer labels than classes": (["--labels", 1], "labels=1 is fewer than the 2 classes"),

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from keepsight.core.result import read_results
-
-parquet = pytest.importorskip("pyarrow.parquet")
 
 
 def test_every_format_of_predict_says_the_same(run, model: Path, data: Path, tmp_path: Path) -> None:

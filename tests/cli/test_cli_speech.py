@@ -15,6 +15,7 @@ WRONG = {
     "nothing like it": (["xyzzy"], "there are tune, predict"),
     "option": (["tune", "demo", "--labls", "3"], "There is no option --labls: did you mean --labels?"),
     "option of all": (["--debg", "tune", "demo"], "There is no option --debg: did you mean --debug?"),
+    "option of all, too late": (["tune", "demo", "--quiet"], "comes before the command: keepsight --quiet tune"),
     "inner command": (["cache", "pruen"], "keepsight cache has no command pruen: did you mean prune?"),
     "missing argument": (["tune"], "The argument DATA is missing: 'keepsight tune --help'"),
     "missing option": (["export", "m"], "The option --to is missing"),

@@ -91,6 +91,7 @@ CASES = [
     ),
     Case("mobilenetv3_small_050", 64, 5, (32, 16, 8, 4, 2), 96, two_blocks=1, has_attention=False),
     Case("tf_efficientnet_lite0", 64, 6, (32, 16, 8, 4, 2, 2), 96, has_attention=False),
+    Case("test_efficientnet", 64, 6, (32, 16, 8, 4, 2, 2), 96, has_attention=False),
 ]
 
 
@@ -330,7 +331,7 @@ def test_blocks_that_are_not_there_are_refused(case: Case, backbone: Backbone) -
 def test_block_modules_give_what_the_blocks_are(case: Case, backbone: Backbone) -> None:
     modules = backbone.block_modules()
     if not modules:
-        assert case.architecture.startswith(("swin", "test_resnet", "mobilenet", "tf_efficientnet"))
+        assert case.architecture.startswith(("swin", "test_resnet", "mobilenet", "tf_eff", "test_eff"))
         return
     outputs: list[Any] = []
     hooks = [m.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for m in modules]
@@ -339,7 +340,7 @@ def test_block_modules_give_what_the_blocks_are(case: Case, backbone: Backbone) 
         features = backbone(images(case.size), every)
     for hook in hooks:
         hook.remove()
-    assert len(outputs) == len(modules)
+    assert len(outputs) == len(modules) == case.depth
     for output, block in zip(outputs[:-1], features[:-1], strict=True):
         assert isinstance(output, torch.Tensor)
         tokens = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
@@ -375,8 +376,6 @@ def test_going_on_from_the_middle_gives_what_a_full_run_gives(case: Case, backbo
         full = backbone(images(case.size), every)
         for block in (0, 1, case.depth - 1):
             state = prefix(backbone, images(case.size), block)
-            for features, expected in zip(
-                resume(backbone, state, block, every[block:]), full[block:], strict=True
-            ):
+            for features, expected in zip(resume(backbone, state, block, every[block:]), full[block:], strict=True):
                 torch.testing.assert_close(features.patches, expected.patches)
                 torch.testing.assert_close(features.cls, expected.cls)

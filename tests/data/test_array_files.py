@@ -154,7 +154,7 @@ def test_hdf5_never_leads_to_other_files(tmp_path: Path) -> None:
         layout = h5py.VirtualLayout((2, 4, 5), np.uint8)
         layout[:] = h5py.VirtualSource(str(other), "x", (2, 4, 5))
         file.create_virtual_dataset("data", layout)
-    with pytest.raises(UserError, match="'y' but no images .* its arrays are 'y', name"):
+    with pytest.raises(UserError, match=r"'y' but no images .* its arrays are 'y', name"):
         load_dataset(tmp_path / "a.h5")
 
 

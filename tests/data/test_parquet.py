@@ -181,7 +181,7 @@ def test_stored_paths_never_leave_the_folder(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize("path", ["gone.png", "a\0b.png"])
 def test_stored_paths_to_nothing(tmp_path: Path, path: str) -> None:
     frame = pd.DataFrame({"image": [{"bytes": None, "path": path}] * 2, "label": ["a", "b"]})
-    with pytest.raises(UserError, match="row 1 .*cannot be opened"):
+    with pytest.raises(UserError, match=r"row 1 .*cannot be opened"):
         load_dataset(frame, DataConfig(data_root=str(tmp_path))).images.load(0)
 
 

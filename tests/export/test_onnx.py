@@ -36,7 +36,8 @@ def head_of(kind: str, width: int) -> Head:
 
 
 @pytest.mark.parametrize(
-    ("kind", "readout", "width"), [("linear", "1,2:mean+grid2", 640), ("neighbours", "last:cls", 64)]
+    ("kind", "readout", "width"),
+    [("neighbours", "1,2:mean+grid2", 640), pytest.param("linear", "last:cls", 64, marks=pytest.mark.slow)],
 )
 def test_onnxruntime_gives_the_logits_of_pytorch(kind: str, readout: str, width: int, tmp_path: Path) -> None:
     backbone = load_backbone("test_vit", weights="random", size=32, timm_args={"depth": 2})

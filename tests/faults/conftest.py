@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+# The tests read /proc and mount a small disk.
+collect_ignore_glob = [] if sys.platform == "linux" else ["test_*.py"]
+
 JOB = [
     "tune",
     "digits",
@@ -43,6 +46,8 @@ JOB = [
 ]
 """Real digits, every kind of fit, validation that chooses among checkpoints: about 6 s on one thread."""
 
+DISK_SIZE = 40_000_000
+
 NOT_COMPARED = {"seconds", "peak_mib"}
 
 
@@ -52,6 +57,8 @@ class Forked:
 
     process: subprocess.Popen[str]
     codes: dict[int, int] = field(default_factory=dict)
+    disk: Path | None = None
+    """A tmpfs that only it and its children see."""
 
     @classmethod
     def begin(cls, before: list[str]) -> Forked:
@@ -102,9 +109,20 @@ class Forked:
 
 
 @pytest.fixture(scope="session")
-def forked() -> Iterator[Forked]:
-    """One parent for all tests of a session."""
-    parent = Forked.begin([])
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """One parent for all tests of a session; where the system allows it, with a small disk of its own."""
+    disk = tmp_path_factory.mktemp("disk")
+    parent = None
+    for unshare in (["unshare", "-m"], ["unshare", "-r", "-m"]):
+        mount = [*unshare, "sh", "-c", f'mount -t tmpfs -o size={DISK_SIZE} tmpfs {disk} && exec "$@"', "sh"]
+        try:
+            subprocess.run([*mount, "true"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        parent = Forked.begin(mount)
+        parent.disk = disk
+        break
+    parent = parent or Forked.begin([])
     yield parent
     parent.end()
 
@@ -164,6 +182,20 @@ def straight(forked: Forked, tmp_path_factory: pytest.TempPathFactory) -> Straig
     return Straight(root / "run", root / "cache", Outcome.of(root / "run"), time.monotonic() - begin)
 
 
+@pytest.fixture(scope="session")
+def halfway(forked: Forked, straight: Straight, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The job, killed when its last fit had two checkpoints: to finish it costs little."""
+    root = tmp_path_factory.mktemp("halfway")
+    pid = forked.start([*JOB, "--out", str(root / "run")], straight.cache, root / "said")
+    newest = root / "run" / "checkpoints" / "finetune-full/seed-1" / "step-00000004"
+    while not newest.exists():
+        assert pid not in forked.codes
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    assert forked.wait(pid) == -signal.SIGKILL
+    return root / "run"
+
+
 class Place:
     """A folder for one disturbed run, with its own cache."""
 
@@ -217,8 +249,3 @@ def place(tmp_path: Path, forked: Forked) -> Place:
 @pytest.fixture(scope="session")
 def job() -> list[str]:
     return JOB
-
-
-@pytest.fixture(scope="session")
-def forked_class() -> type[Forked]:
-    return Forked

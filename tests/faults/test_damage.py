@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +12,6 @@ import pytest
 from keepsight.recipes.folder import is_finished
 
 LAST = "finetune-full/seed-1"
-"""The last fit of the job: what is damaged there costs little to repair."""
 
 
 def cut(path: Path) -> None:
@@ -34,20 +30,6 @@ def remove(path: Path) -> None:
 
 def garbage(path: Path) -> None:
     path.write_bytes(b"\x00\xff{")
-
-
-@pytest.fixture(scope="session")
-def halfway(forked, straight, tmp_path_factory: pytest.TempPathFactory, job: list[str]) -> Path:
-    """The job, killed when its last fit had two checkpoints."""
-    root = tmp_path_factory.mktemp("halfway")
-    pid = forked.start([*job, "--out", str(root / "run")], straight.cache, root / "said")
-    newest = root / "run" / "checkpoints" / LAST / "step-00000004"
-    while not newest.exists():
-        assert pid not in forked.codes
-        time.sleep(0.001)
-    os.kill(pid, signal.SIGKILL)
-    assert forked.wait(pid) == -signal.SIGKILL
-    return root / "run"
 
 
 Damage = dict[str, Callable[[Path], None]]
@@ -141,7 +123,19 @@ def test_what_cannot_be_repaired_is_one_sentence(place, straight, halfway: Path,
 
 
 def test_a_damaged_choice_of_readout_and_damaged_features_are_made_again(place) -> None:
-    place.argv = [*place.argv, "--readout", "auto", "--methods", "probe", "--seeds", "1"]
+    place.argv = [
+        *place.argv,
+        "--readout",
+        "auto",
+        "--methods",
+        "probe",
+        "--seeds",
+        "1",
+        "--labels",
+        "20",
+        "--test",
+        "20",
+    ]
     first = place.finish()
     (place.run / ".complete").unlink()
     cut(place.run / "readout.json")

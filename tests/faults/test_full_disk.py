@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ import pytest
 from safetensors.numpy import load_file
 
 KIB = 1024
-SIZE = 40_000 * KIB
 
 
 def whole(root: Path) -> list[str]:
@@ -69,20 +66,11 @@ class Disk:
                 fill -= file.write(bytes(min(fill, 1 << 20)))
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory, forked_class) -> Iterator[Disk]:
-    inside = tmp_path_factory.mktemp("disk")
-    mount = f'mount -t tmpfs -o size={SIZE} tmpfs {inside} && exec "$@"'
-    for unshare in (["unshare", "-m"], ["unshare", "-r", "-m"]):
-        try:
-            subprocess.run([*unshare, "sh", "-c", mount, "sh", "true"], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        forked = forked_class.begin([*unshare, "sh", "-c", mount, "sh"])
-        yield Disk(forked, inside)
-        forked.end()
-        return
-    pytest.skip("this system does not let a test mount a small tmpfs")
+@pytest.fixture
+def disk(forked) -> Disk:
+    if forked.disk is None:
+        pytest.skip("this system does not let a test mount a small tmpfs")
+    return Disk(forked, forked.disk)
 
 
 def refused(disk: Disk, argv: list[str], cache: Path, rooms: tuple[int, ...], root: Path) -> list[str]:
@@ -126,6 +114,7 @@ def test_full_while_fits_and_the_model_are_written(disk: Disk, straight, job: li
     shutil.rmtree(disk.outside / "run")
 
 
+@pytest.mark.slow  # where a small disk can be mounted, the tests above show more
 def test_files_that_may_not_grow(place, straight) -> None:
     for limit, words in ((100 * KIB, "cache/features"), (900 * KIB, "run/c")):
         assert place.forked.run(place.argv, place.cache, place.said, limit=limit) == 2, place.said.read_text()

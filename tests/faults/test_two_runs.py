@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
 
 
-def test_the_second_run_refuses(place, straight) -> None:
+def test_the_second_run_refuses(place, straight, halfway: Path) -> None:
+    shutil.copytree(halfway, place.run)
     first = place.forked.start(place.argv, straight.cache, place.said)
-    while not (place.run / "cells").is_dir():
+    log = place.run / "log.txt"
+    while "resuming from" not in log.read_text():
         assert first not in place.forked.codes
-        time.sleep(0.005)
+        time.sleep(0.002)
     for extra in ([], ["--overwrite"]):
         other = place.root / f"other{len(extra)}"
         begin = time.monotonic()
@@ -19,5 +23,5 @@ def test_the_second_run_refuses(place, straight) -> None:
         assert len(said) == 1
         assert said[0].startswith("error: Another process is working in ")
         assert first not in place.forked.codes  # it is still at work
-    assert place.forked.wait(first) == 0, place.said.read_text()
+    assert place.forked.wait(first) == 0, place.tail()
     assert type(straight.outcome).of(place.run).differences(straight.outcome) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keepsight.core import UserError
-from keepsight.recipes.config import METHODS, TuneConfig, as_yaml, resolve
+from keepsight.recipes.config import DEFAULT_METHODS, TuneConfig, as_yaml, resolve
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_adapters_keep_their_own_defaults_when_one_value_is_set() -> None:
 def test_demo_is_the_promised_job() -> None:
     config = resolve("demo")
     assert (config.data, config.split.labels, config.split.test) == ("mnist-5k", 100, 1500)
-    assert config.methods == METHODS
+    assert config.methods == DEFAULT_METHODS
 
 
 def test_methods_come_in_order_of_cost() -> None:
@@ -66,7 +66,7 @@ WRONG = [
     (["finetune_lora.training.optim.lr=.nan"], r"lr=nan is wrong"),
     (["finetune_lora.batch_size=0"], r"batch_size=0 is wrong"),
     (["finetune_lora.objective.lora.rank=0"], r"rank=0 is wrong"),
-    (["finetune_lora.training.accumulate=0"], r"accumulate=0 is wrong"),
+    (["finetune_lora.training.accumulate=-1"], r"accumulate=-1 is wrong"),
     (["backbone.size=large"], r"backbone.size='large' is wrong"),
     (["split=[1"], r"'split=\[1' is not valid YAML"),
     (["split=3"], r"split=3 is wrong"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 
 from keepsight.backbones.load import load_backbone
 from keepsight.core import UNLABELLED, Backbone, Dataset, ImageList, Readout, UserError
@@ -19,8 +20,6 @@ from keepsight.export.shards import shard_shape
 from keepsight.heads.linear import LinearHead
 from keepsight.recipes import embed as module
 from keepsight.recipes.embed import EmbedConfig, embed
-
-parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sklearn.datasets import load_digits
 import keepsight
 from keepsight.core import UserError
 from keepsight.core.result import read_results
-from keepsight.recipes.config import METHODS
+from keepsight.recipes.config import DEFAULT_METHODS
 from keepsight.recipes.folder import run_folder
 from keepsight.recipes.run import load_run, tune
 
@@ -71,7 +72,8 @@ def test_the_folder_holds_what_it_promises(finished: keepsight.Run) -> None:
         "model.json",
         "backbone.safetensors",
         "head.safetensors",
-    }
+        "README.md",
+    } | ({"adapter"} if finished.recommended == "finetune-lora" else set())
     assert list((finished.path / "tensorboard").rglob("events*"))
     assert not list(finished.path.rglob("*.tmp"))
     assert "features" in (finished.path / "log.txt").read_text()
@@ -79,9 +81,38 @@ def test_the_folder_holds_what_it_promises(finished: keepsight.Run) -> None:
     assert environment["packages"]["timm"]
 
 
+def test_images_that_cannot_be_read_stop_a_run_or_are_left_out_and_counted(digits: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    victims = sorted(data.rglob("*.png"))[:2]
+    victims[0].write_bytes(victims[0].read_bytes()[:60])
+    victims[1].write_text("not an image")
+    settings = {**SMALL, "methods": ["probe"], "seeds": 1}
+    with pytest.raises(UserError, match=rf"{victims[0].name}.*2 of 400 images.*--skip-bad"):
+        tune(data, out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+    run = tune(data, out=tmp_path / "run", skip_bad=True, **settings)
+    skipped = json.loads((run.path / "skipped.json").read_text())
+    assert [Path(bad["name"]).name for bad in skipped] == [v.name for v in victims]
+    assert "398 images" in (run.path / "log.txt").read_text()
+    report = (run.path / "report.html").read_text()
+    assert "Images left out, since they cannot be read: 2" in report
+
+
+def test_images_in_memory(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    pixels = (rng.integers(0, 100, (60, 16, 16)) + 60 * labels[:, None, None]).astype(np.uint8)
+    run = tune((pixels, labels), out=tmp_path / "run", **{**SMALL, "methods": ["probe"], "split": {"test": 0.3}})
+    assert next(r for r in run.results if r.metric == "error" and r.split == "test").n == 18
+    assert run.predict(pixels[:3]).labels == ("0", "1", "2")
+    again = tune((pixels, labels), out=tmp_path / "run", **{**SMALL, "methods": ["probe"], "split": {"test": 0.3}})
+    assert again.results == run.results
+
+
 def test_every_method_has_records_with_intervals(finished: keepsight.Run) -> None:
     results = read_results(finished.path / "results.jsonl")
-    for method in METHODS:
+    for method in DEFAULT_METHODS:
         of = [r for r in results if r.method == method]
         summary = [r for r in of if r.split == "test" and r.seed is None]
         assert {r.metric for r in summary} == {"error", "accuracy", "balanced_accuracy", "macro_f1", "ece"}

@@ -40,7 +40,7 @@ class BackboneConfig(Config):
     name: str = "vit_s14_imgfocus"
     weights: str = "pretrained"
     architecture: str | None = None
-    size: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1, le=8192)
     fit: Literal["crop", "squash", "pad"] | None = None
     allow_partial: bool = False
     timm_args: TimmArgs = Field(default_factory=dict)

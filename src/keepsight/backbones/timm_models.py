@@ -80,12 +80,14 @@ class TimmBackbone(Backbone):
 
     def block_modules(self) -> tuple[nn.Module, ...]:
         """See `Backbone.block_modules`: transformer blocks (ViT, EVA, BEiT), or stages (ConvNeXt)."""
+        if self.depth != self._taps:
+            return ()
         # A CNN may call its stages blocks, too, but gives its features after other layers: timm says which they are.
         taps = [info["module"] for info in self._timm.feature_info]
         for name in ("blocks", "stages"):
-            if taps == [f"{name}.{number}" for number in range(self._taps)]:
+            if taps == [f"{name}.{number}" for number in range(self.depth)]:
                 modules = tuple(self.network.get_submodule(name).children())
-                return modules if len(modules) == self._taps else ()
+                return modules if len(modules) == self.depth else ()
         return ()
 
     def _intermediate(self, output: Any) -> Features:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepsight.cli.complete import data_names
-from keepsight.cli.speech import OneSentenceGroup, stdout
+from keepsight.cli.speech import DataSettings, OneSentenceGroup, stdout
 
 data_app = typer.Typer(cls=OneSentenceGroup, no_args_is_help=True, help="Look at data before tuning on it.")
 cache_app = typer.Typer(
@@ -23,6 +23,7 @@ def check(
     data: Annotated[
         str, typer.Argument(help="Anything that tune takes: a folder, a table, a name...", autocompletion=data_names)
     ],
+    settings: DataSettings = None,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON, too.")] = None,
     near: Annotated[bool, typer.Option("--near/--no-near", help="Look for near duplicates, too.")] = True,
     workers: Annotated[int | None, typer.Option(help="Images read at once; one a core by default.")] = None,
@@ -36,9 +37,10 @@ def check(
     from keepsight.core.files import write_text
     from keepsight.data.check import check_data
     from keepsight.data.load import load_dataset
+    from keepsight.recipes.config import data_options
     from keepsight.report.data_table import report_table
 
-    report = check_data(load_dataset(data, check=False), near=near, workers=workers)
+    report = check_data(load_dataset(data, data_options(settings or []), check=False), near=near, workers=workers)
     stdout().print(report_table(report))
     if json is not None:
         write_text(json, report.model_dump_json(indent=2) + "\n")

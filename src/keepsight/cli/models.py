@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepsight.cli.complete import backbone_names, data_names, readouts
-from keepsight.cli.speech import stdout
+from keepsight.cli.speech import DataSettings, stdout
 from keepsight.core.errors import UserError
 from keepsight.core.files import write_text
 from keepsight.core.progress import log
@@ -83,6 +83,7 @@ def predict(
 def evaluate(
     model: ModelArgument,
     data: Annotated[str, typer.Argument(help="Labelled images: anything that tune takes.", autocompletion=data_names)],
+    settings: DataSettings = None,
     split: Annotated[
         Split | None,
         typer.Option(help="By default the test part of the data (or of the model's own run), else all images."),
@@ -97,11 +98,13 @@ def evaluate(
     [bold]keepsight evaluate runs/leaves new-leaves/ --per-class[/bold]
     [bold]keepsight evaluate runs/leaves new-leaves/ --against runs/older --out figures.jsonl[/bold]
     """
+    from keepsight.recipes.config import data_options
     from keepsight.recipes.evaluate import evaluate_model
     from keepsight.report.evaluation import print_evaluation
 
     part: Literal["test", "val", "all"] | None = None if split is None else split.value
-    found = evaluate_model(model, data, split=part, against=against, skip_bad=skip_bad)
+    options = data_options(settings or [])
+    found = evaluate_model(model, data, split=part, against=against, skip_bad=skip_bad, options=options)
     print_evaluation(found.records, [astuple(c) for c in found.classes] if per_class else (), stdout())
     if found.skipped:
         log.warning("%d unreadable images were left out of these figures", found.skipped)
@@ -119,6 +122,7 @@ def embed(
         str | None,
         typer.Option(help="BLOCKS:POOLS; a model's own by default, else last:cls.", autocompletion=readouts),
     ] = None,
+    settings: DataSettings = None,
     size: Annotated[int | None, typer.Option(min=1, help="Input size in px; the backbone's own by default.")] = None,
     format: Annotated[EmbedFormat, typer.Option(help="Of the shards in a folder.")] = EmbedFormat.parquet,
     shard_size: Annotated[int, typer.Option(min=1, help="Images a shard; a kill loses at most one shard.")] = 10_000,
@@ -131,6 +135,7 @@ def embed(
     [bold]keepsight embed vit_s14_imgfocus leaves/ --out leaves.parquet --readout 8:grid2[/bold]
     [bold]keepsight embed runs/leaves leaves.csv --out shards/ --format npy[/bold]
     """
+    from keepsight.recipes.config import data_options
     from keepsight.recipes.embed import EmbedConfig
     from keepsight.recipes.embed import embed as run_embed
 
@@ -141,6 +146,7 @@ def embed(
         shard_size=shard_size,
         batch_size=batch_size,
         skip_bad=skip_bad,
+        data_options=data_options(settings or []),
     )
     done = run_embed(backbone, data, out, config, overwrite=overwrite)
     left_out = f"; {done.skipped} unreadable images left out" if done.skipped else ""

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -21,6 +21,11 @@ from keepsight.core.progress import console, log
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 """click's error for a wrong call; it carries the context of the command."""
 
+
+DataSettings = Annotated[
+    list[str] | None,
+    typer.Argument(help="How the data is read, as key=value: label_column=kind, pixels.value_range=[0,4095]."),
+]
 
 _handlers: list[logging.Handler] = []
 
@@ -86,8 +91,12 @@ def usage_sentence(error: Any) -> str | None:
     ctx = error.ctx
     command = ctx.command_path if ctx is not None else "keepsight"
     if kind == "NoSuchOption":
-        options = [o for p in (ctx.command.params if ctx is not None else []) for o in p.opts if o.startswith("--")]
-        return f"There is no option {error.option_name}: {meant(error.option_name, [*options, '--help'])}"
+        option = error.option_name
+        own = [name for p in (ctx.command.params if ctx is not None else []) for name in p.opts]
+        shared = [name for p in (ctx.find_root().command.params if ctx is not None else []) for name in p.opts]
+        if option in shared and option not in own:
+            return f"The option {option} comes before the command: keepsight {option} {command.partition(' ')[2]} ..."
+        return f"There is no option {option}: {meant(option, [o for o in [*own, '--help'] if o.startswith('--')])}"
     text = error.format_message().strip()
     if "has no command" in text:
         return str(text)

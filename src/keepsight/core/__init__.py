@@ -1,15 +1,24 @@
-"""The few types that cross borders, and the abstract classes. Imports nothing of keepsight."""
+"""The few types that cross borders, and the abstract classes. Imports nothing else of keepsight.
 
-from keepsight.core.backbone import Backbone, Preprocessing
-from keepsight.core.batch import Batch
-from keepsight.core.config import Config
-from keepsight.core.errors import UserError
-from keepsight.core.features import Features, Pool, Readout
-from keepsight.core.head import Head
-from keepsight.core.images import UNLABELLED, Dataset, ImageList
-from keepsight.core.method import FeatureMethod, Method
-from keepsight.core.result import Result
-from keepsight.core.text import TextTower
+The names are imported when they are used, so that `keepsight --help` and shell completion do not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keepsight.core.backbone import Backbone, Preprocessing
+    from keepsight.core.batch import Batch
+    from keepsight.core.config import Config
+    from keepsight.core.errors import UserError
+    from keepsight.core.features import Features, Pool, Readout
+    from keepsight.core.head import Head
+    from keepsight.core.images import UNLABELLED, Dataset, ImageList
+    from keepsight.core.method import FeatureMethod, Method
+    from keepsight.core.result import Result
+    from keepsight.core.text import TextTower
 
 __all__ = [
     "UNLABELLED",
@@ -29,3 +38,29 @@ __all__ = [
     "TextTower",
     "UserError",
 ]
+
+_WHERE = {
+    "Backbone": "keepsight.core.backbone",
+    "Batch": "keepsight.core.batch",
+    "Config": "keepsight.core.config",
+    "Dataset": "keepsight.core.images",
+    "FeatureMethod": "keepsight.core.method",
+    "Features": "keepsight.core.features",
+    "Head": "keepsight.core.head",
+    "ImageList": "keepsight.core.images",
+    "Method": "keepsight.core.method",
+    "Pool": "keepsight.core.features",
+    "Preprocessing": "keepsight.core.backbone",
+    "Readout": "keepsight.core.features",
+    "Result": "keepsight.core.result",
+    "TextTower": "keepsight.core.text",
+    "UNLABELLED": "keepsight.core.images",
+    "UserError": "keepsight.core.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, from their own files."""
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'keepsight.core' has no attribute {name!r}")

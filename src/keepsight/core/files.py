@@ -43,7 +43,6 @@ def _sync_file(path: Path) -> None:
 
 
 def _failed(path: Path, error: OSError) -> UserError:
-    # numpy's error has no number: it only counts what it could write of an array
     reason = error.strerror or "only a part of it could be written"
     return UserError(f"Writing {path} failed ({reason}): make room or choose another place.")
 
@@ -51,10 +50,11 @@ def _failed(path: Path, error: OSError) -> UserError:
 def _system_error(error: BaseException | None) -> OSError | None:
     """The system's refusal behind an error of a library that writes files.
 
-    torch.save raises a RuntimeError about positions on top of it, safetensors has only its text: "... (os error 28)".
+    torch.save raises a RuntimeError about positions on top of it, safetensors has only its text, "... (os error 28)", and numpy an
+    OSError without a number, "512 requested and 27 written".
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if isinstance(error, OSError) and (error.errno in NO_ROOM or "requested and" in str(error)):
             return error
         if type(error).__name__ == "SafetensorError" and (found := re.search(r"os error (\d+)", str(error))):
             return OSError(int(found[1]), os.strerror(int(found[1])))

@@ -110,12 +110,8 @@ def _part_text(file: _File) -> str:
 
 
 def _files(path: Path) -> list[_File]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            "Parquet files need the package pyarrow: install it with pip install 'keepsight[parquet]'."
-        ) from error
+    import pyarrow.parquet
+
     paths = parquet_files(path) if path.is_dir() else [path]
     files = []
     for one in paths:

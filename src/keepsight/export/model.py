@@ -23,6 +23,8 @@ from keepsight.core.progress import Track
 from keepsight.data.arrays import ArrayImages, PillowImages
 from keepsight.data.files import EXTENSIONS, FileImages
 from keepsight.data.load import load_dataset
+from keepsight.data.options import DataConfig
+from keepsight.data.pixels import AS_STORED, PixelConfig
 from keepsight.export.adapter import FusedAdapter, read_adapter
 from keepsight.features.stream import stream_batches
 from keepsight.heads.load import build_head, head_kind
@@ -45,6 +47,7 @@ class ModelCard(Config):
     head: str
     head_shape: dict[str, int]
     classes: tuple[str, ...]
+    pixels: PixelConfig = AS_STORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +67,26 @@ class Predictions:
     classes: tuple[str, ...]
 
 
-def as_image_list(images: Images) -> ImageList:
-    """Any of the accepted inputs as an `ImageList`."""
+def as_image_list(images: Images, pixels: PixelConfig = AS_STORED) -> ImageList:
+    """Any of the accepted inputs as an `ImageList`; stored values become RGB as `pixels` says."""
     if isinstance(images, str | Path):
         path = Path(images)
         if path.suffix.lower() in EXTENSIONS or (path.is_file() and not path.suffix):
-            return FileImages(path.parent, [path.name])
-        return load_dataset(images, check=False).images
+            return FileImages(path.parent, [path.name], pixels)
+        return load_dataset(images, DataConfig(pixels=pixels), check=False).images
     if isinstance(images, Image.Image):
-        return PillowImages([images])
+        return PillowImages([images], pixels)
     if isinstance(images, np.ndarray):
-        single = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] == 3)
-        return ArrayImages(images[None] if single else images)
+        single = images.ndim == 2 or (images.ndim == 3 and (images.shape[-1] == 3 or pixels.channels is not None))
+        return ArrayImages(images[None] if single else images, pixels)
     if not len(images):
         raise UserError("There is nothing to predict: the list of images is empty.")
     first = images[0]
     if isinstance(first, str | Path):
-        return FileImages(Path(), [str(path) for path in images])
+        return FileImages(Path(), [str(path) for path in images], pixels)
     if isinstance(first, Image.Image):
-        return PillowImages(list(images))  # type: ignore[arg-type]
-    return PillowImages([ArrayImages(np.asarray(array)[None]).load(0) for array in images])
+        return PillowImages(list(images), pixels)  # type: ignore[arg-type]
+    return PillowImages([ArrayImages(np.asarray(array)[None], pixels).load(0) for array in images])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class TunedModel:
         head: Features to logits.
         classes: K names, in the order of the logits.
         adapter: What fine-tuning by LoRA added to the weights, for `keepsight export --to peft`.
+        pixels: How stored values became RGB in training, and do when predicting.
 
     Example (after `keepsight tune`)::
 
@@ -110,6 +114,7 @@ class TunedModel:
     head: Head
     classes: tuple[str, ...]
     adapter: FusedAdapter | None = None
+    pixels: PixelConfig = AS_STORED
 
     def stream(
         self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64, skip_bad: bool = False
@@ -147,7 +152,7 @@ class TunedModel:
         Raises:
             UserError: An image cannot be read.
         """
-        source = as_image_list(images)
+        source = as_image_list(images, self.pixels)
         indices = np.arange(len(source))
         probabilities = self.probabilities(source, indices, batch_size)
         return Predictions(
@@ -167,6 +172,7 @@ class TunedModel:
             head=head_kind(self.head),
             head_shape=self.head.shape(),
             classes=self.classes,
+            pixels=self.pixels,
         )
         with atomic_directory(path) as temporary:
             (temporary / "model.json").write_text(card.model_dump_json(indent=2), encoding="utf-8")
@@ -204,4 +210,4 @@ class TunedModel:
         except (ValueError, ValidationError, SafetensorError, OSError, RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"The model in {folder} is damaged or incomplete ({reason}): save it again.") from error
-        return TunedModel(card.method, backbone.eval(), card.readout, head.eval(), card.classes, adapter)
+        return TunedModel(card.method, backbone.eval(), card.readout, head.eval(), card.classes, adapter, card.pixels)

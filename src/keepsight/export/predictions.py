@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from keepsight.core import ImageList, UserError
 from keepsight.core.files import atomic_file
@@ -141,13 +143,6 @@ def _jsonl(file: Any, classes: Names) -> Write:
 
 @contextmanager
 def _parquet(path: Path, classes: Names) -> Iterator[Write]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(
-            "Writing Parquet needs the package pyarrow: install it with pip install 'keepsight[data]'."
-        ) from error
     types = [pa.string(), pa.string(), *(pa.float32() for _ in classes)]
     schema = pa.schema(list(zip(_columns(classes), types, strict=True)))
     with parquet.ParquetWriter(path, schema) as writer:

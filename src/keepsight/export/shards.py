@@ -9,33 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import parquet
 
-from keepsight.core import UserError
 from keepsight.core.files import atomic_file, write_text
 
 Kind = Literal["parquet", "npy"]
 Row = tuple[str, str | None, str]
 """Name, label (None: unlabelled) and part of an image."""
-
-
-def check_parquet() -> None:
-    """Raise UserError if Parquet cannot be written here: before anything is computed."""
-    _pyarrow()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(
-            "Writing Parquet needs the package pyarrow: install it with pip install 'keepsight[data]', or write .npy."
-        ) from error
-    return pa, parquet
 
 
 def write_shard(path: Path, rows: Sequence[Row], features_NF: NDArray[np.float32]) -> None:
@@ -46,7 +31,6 @@ def write_shard(path: Path, rows: Sequence[Row], features_NF: NDArray[np.float32
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, features_NF, allow_pickle=False)
         return
-    pa, parquet = _pyarrow()
     columns = [pa.array([row[i] for row in rows], pa.string()) for i in range(3)]
     flat = pa.array(features_NF.reshape(-1), pa.float32())
     embedding = pa.FixedSizeListArray.from_arrays(flat, max(features_NF.shape[1], 1))
@@ -60,7 +44,6 @@ def shard_shape(path: Path) -> tuple[int, int]:
     if path.suffix == ".npy":
         rows, width = np.load(path, mmap_mode="r", allow_pickle=False).shape
         return rows, width
-    _, parquet = _pyarrow()
     with parquet.ParquetFile(path) as file:
         rows = file.metadata.num_rows
         return rows, file.schema_arrow.field("embedding").type.list_size if rows else 0
@@ -77,7 +60,6 @@ def join_shards(shards: Sequence[Path], target: Path, metadata: Mapping[str, str
     shapes = {shard: shard_shape(shard) for shard in shards}
     filled = [shard for shard in shards if shapes[shard][0]]
     if target.suffix == ".parquet":
-        _, parquet = _pyarrow()
         schema = parquet.read_schema(filled[0]).with_metadata(dict(metadata))
         with atomic_file(target) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
             for shard in filled:

@@ -150,7 +150,8 @@ class FeaturePart:
         if not there.all():
             raise KeyError(keys[int(np.flatnonzero(~there)[0])].hex())
         if not len(keys):
-            return np.empty((0, 0), np.float32)
+            width = self._map_again(self._folder / self._chunks[0])["vector"].shape[1] if self._chunks else 0
+            return np.empty((0, width), np.float32)
         places = self._places_N2[position]
         order = np.argsort(places[:, 0], kind="stable")
         numbers, starts = np.unique(places[order, 0], return_index=True)

@@ -26,6 +26,7 @@ from keepsight.core.progress import log
 from keepsight.data.streams import Stream
 from keepsight.data.transforms import load_batch
 from keepsight.evaluate.cost import measured
+from keepsight.export.adapter import fused_adapter
 from keepsight.export.model import TunedModel
 from keepsight.features.extract import Extractor
 from keepsight.features.states import States
@@ -36,6 +37,7 @@ from keepsight.methods.semi_supervised import LabelPropagation
 from keepsight.recipes.config import FINETUNED, FinetuneSettings, MethodName, TuneConfig
 from keepsight.recipes.events import Events
 from keepsight.train import BatchSource, ImageBatches, StateBatches, load_trained_state, train
+from keepsight.train.trackers import Trackers, outside_trackers
 
 Indices = NDArray[np.int64]
 
@@ -174,7 +176,8 @@ def _fit_head(context: Context, cell: Cell, method: FeatureMethod, unlabelled: I
 
 def _fit_frozen(context: Context, cell: Cell, method: FeatureMethod) -> _Fitted:
     head = _fit_head(context, cell, method, cell.unlabelled).eval()
-    model = TunedModel(cell.method, context.backbone, context.readout, head, context.dataset.classes)
+    pixels = context.config.data_options.pixels
+    model = TunedModel(cell.method, context.backbone, context.readout, head, context.dataset.classes, pixels=pixels)
 
     def predict() -> NDArray[np.float32]:
         x_NF = context.extractor.features(cell.measured_on, context.readout)
@@ -189,8 +192,12 @@ def _fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: Fine
     probe = _fit_head(context, cell, Probe(context.config.probe), cell.unlabelled[:0])
     from_states = settings.views > 0 and settings.objective.first_block > 1
 
+    sharded = settings.training.sharding != "none"
+
     def build() -> Finetune:
-        backbone, head = copy.deepcopy(context.backbone), copy.deepcopy(probe)
+        # A copy to be cut into shares is made beside the device, which may hold the weights only once.
+        backbone = copy.deepcopy(context.backbone.cpu() if sharded else context.backbone)
+        head = copy.deepcopy(probe)
         assert isinstance(head, LinearHead)
         return Finetune(backbone, context.readout, head, adapter, settings.objective, from_states)
 
@@ -198,8 +205,7 @@ def _fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: Fine
     method = build()
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
     steps = settings.epochs * math.ceil(len(cell.labelled) / settings.batch_size)
-    folder = context.folder / "tensorboard" / f"{cell.method}-{cell.name}"
-    with Events(folder) if processes.is_main() else contextlib.nullcontext() as report:
+    with _trackers(context, cell) if processes.is_main() else contextlib.nullcontext() as report:
         outcome = train(
             method,
             batches,
@@ -210,12 +216,21 @@ def _fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: Fine
             report,
             f"{cell.method} {cell.name}",
         )
-    if settings.training.sharding != "none":  # what is cut into shares cannot be merged: go on with a whole one
+    if sharded:  # what is cut into shares cannot be merged: go on with a whole one
         device = next(method.parameters()).device
         method = build().to(device)
         load_trained_state(method, outcome.state)
+    adapter_alone = fused_adapter(method.peft_model) if method.peft_model is not None else None
     method.merge()
-    model = TunedModel(cell.method, method.backbone.eval(), context.readout, method.head.eval(), context.dataset.classes)
+    model = TunedModel(
+        cell.method,
+        method.backbone.eval(),
+        context.readout,
+        method.head.eval(),
+        context.dataset.classes,
+        adapter_alone,
+        context.config.data_options.pixels,
+    )
 
     def predict() -> NDArray[np.float32]:
         share = processes.mine(cell.measured_on)
@@ -223,6 +238,13 @@ def _fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: Fine
         return processes.joined(model.probabilities(context.dataset.images, share, what=what))
 
     return _Fitted(model, predict, trainable, outcome.selection, outcome.selected_step, outcome.steps)
+
+
+def _trackers(context: Context, cell: Cell) -> Trackers:
+    name, config = f"{cell.method}-{cell.name}", context.config
+    outside = outside_trackers(config.trackers, context.folder, name, config.model_dump(mode="json"))
+    inside = [Events(context.folder / "tensorboard" / name)] if "tensorboard" in config.trackers else []
+    return Trackers([*inside, *outside])
 
 
 def _batches(context: Context, cell: Cell, settings: FinetuneSettings, from_states: bool) -> BatchSource:

@@ -22,6 +22,7 @@ from keepsight.methods.finetune import FinetuneConfig
 from keepsight.methods.frozen import KNNConfig, ProbeConfig
 from keepsight.methods.semi_supervised import LabelPropagationConfig
 from keepsight.train import OptimConfig, TrainConfig
+from keepsight.train.trackers import TrackerName
 
 MethodName = Literal["knn", "probe", "label-propagation", "finetune-bitfit", "finetune-lora", "finetune-full"]
 METHODS: tuple[MethodName, ...] = typing.get_args(MethodName)
@@ -77,6 +78,7 @@ class TuneConfig(Config):
         methods: What to compare.
         seeds: How many seeds; each draws its own labelled images where `split.labels` keeps fewer than there are.
         split: Labels, test and validation parts.
+        trackers: Where training curves go: tensorboard (in the run folder), wandb, mlflow.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
         knn, probe, label_propagation, finetune_bitfit, finetune_lora, finetune_full: The methods' own settings.
     """
@@ -89,6 +91,7 @@ class TuneConfig(Config):
     methods: tuple[MethodName, ...] = DEFAULT_METHODS
     seeds: int = Field(default=3, ge=1)
     split: SplitConfig = SplitConfig()
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
     selection_folds: int = Field(default=5, ge=0)
     knn: KNNConfig = KNNConfig()
     probe: ProbeConfig = ProbeConfig()
@@ -225,6 +228,19 @@ def resolve(
         return TuneConfig.model_validate(merged)
     except ValidationError as error:
         raise _explain(error) from error
+
+
+def data_options(assignments: Sequence[str]) -> DataConfig:
+    """`DataConfig` from 'key=value' texts.
+
+    Raises:
+        UserError: An unknown key (with the nearest spelling), or a wrong type or value.
+
+    Example:
+        >>> data_options(["label_column=kind", "pixels.channels=[0]"]).label_column
+        'kind'
+    """
+    return resolve("", assignments=[f"data_options.{assignment}" for assignment in assignments]).data_options
 
 
 def as_yaml(config: TuneConfig) -> str:

@@ -25,9 +25,10 @@ from keepsight.core import UNLABELLED, Backbone, Config, Dataset, Preprocessing,
 from keepsight.core.files import make_directory, sweep, write_text
 from keepsight.core.progress import Track, log
 from keepsight.data.load import load_dataset
+from keepsight.data.options import DataConfig
 from keepsight.data.splits import dataset_digest
 from keepsight.export.model import TunedModel
-from keepsight.export.shards import Kind, Row, check_parquet, join_shards, shard_shape, write_shard
+from keepsight.export.shards import Kind, Row, join_shards, shard_shape, write_shard
 from keepsight.features.device import this_device
 from keepsight.features.stream import stream_batches
 
@@ -48,6 +49,7 @@ class EmbedConfig(Config):
         shard_size: Images a shard, the last one excepted.
         batch_size: Images a forward pass.
         skip_bad: Leave unreadable images out and count them.
+        data_options: Columns, sources and pixel values of the data; a tuned model reads pixels as it was trained.
     """
 
     readout: str | None = None
@@ -56,6 +58,7 @@ class EmbedConfig(Config):
     shard_size: int = Field(default=10_000, ge=1)
     batch_size: int = Field(default=64, ge=1)
     skip_bad: bool = False
+    data_options: DataConfig = DataConfig()
 
 
 class Identity(Config):
@@ -132,11 +135,9 @@ def embed(
     config, target = config or EmbedConfig(), Path(out)
     single = target.suffix in (".parquet", ".npy")
     kind: Kind = config.format if not single else ("npy" if target.suffix == ".npy" else "parquet")
-    if kind == "parquet":
-        check_parquet()
     _check_target(target, single, overwrite)
-    network, readout = _source(backbone, config)
-    dataset = data if isinstance(data, Dataset) else load_dataset(data, check=False)
+    network, readout, options = _source(backbone, config)
+    dataset = data if isinstance(data, Dataset) else load_dataset(data, options, check=False)
     identity = Identity(
         backbone=network.name,
         weights=network.weights_hash(),
@@ -173,25 +174,25 @@ def _check_target(target: Path, single: bool, overwrite: bool) -> None:
         raise UserError(f"The output {target} is a file: give a folder, or a file that ends in .parquet or .npy.")
 
 
-def _source(backbone: Backbone | TunedModel | str | Path, config: EmbedConfig) -> tuple[Backbone, Readout]:
-    """The backbone and the readout, resolved."""
+def _source(backbone: Backbone | TunedModel | str | Path, config: EmbedConfig) -> tuple[Backbone, Readout, DataConfig]:
+    """The backbone, the readout (resolved), and how the data is read."""
     if isinstance(backbone, str | Path):
         folder = Path(backbone)
         if any((place / "model.json").is_file() for place in (folder, folder / "model")):
             backbone = TunedModel.load(folder)
         else:
-            options: dict[str, Any] = {} if config.size is None else {"size": config.size}
-            backbone = load_backbone(str(backbone), **options)
-    readout = Readout()
+            sized: dict[str, Any] = {} if config.size is None else {"size": config.size}
+            backbone = load_backbone(str(backbone), **sized)
+    readout, options = Readout(), config.data_options
     if isinstance(backbone, TunedModel):
-        readout = backbone.readout
+        readout, options = backbone.readout, options.model_copy(update={"pixels": backbone.pixels})
         backbone = backbone.backbone
     if config.size not in (None, backbone.preprocessing.size):
         raise UserError(
             f"The model takes images of {backbone.preprocessing.size} px, and size={config.size} contradicts it: leave it out."
         )
     chosen = readout if config.readout is None else Readout.parse(config.readout)
-    return backbone.eval(), chosen.resolved(backbone.depth)
+    return backbone.eval(), chosen.resolved(backbone.depth), options
 
 
 def _digest(dataset: Dataset) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from keepsight.core import UNLABELLED, Dataset, Result, UserError
 from keepsight.core.progress import Track, log
 from keepsight.data.load import load_dataset
+from keepsight.data.options import DataConfig
 from keepsight.data.splits import Splits
 from keepsight.evaluate.classification import METRICS, Floats, confusion
 from keepsight.evaluate.cost import measured
@@ -67,6 +68,7 @@ def evaluate_model(
     split: Split | None = None,
     against: TunedModel | str | Path | None = None,
     skip_bad: bool = False,
+    options: DataConfig | None = None,
 ) -> Evaluation:
     """Figures of a model on labelled images, each with its 95 % interval (bootstrap over images).
 
@@ -77,6 +79,7 @@ def evaluate_model(
             if it is the run's data), ``all`` every labelled image. None takes ``test`` where there is such a part, else ``all``.
         against: A second model, measured on the same images; the difference has a paired interval.
         skip_bad: Leave unreadable images out and count them.
+        options: Columns and sources of the data; pixel values are read as the model was trained.
 
     Raises:
         UserError: No labelled image in that part, a class that the model does not know, or an unreadable image.
@@ -86,10 +89,11 @@ def evaluate_model(
         found = keepsight.evaluate_model("runs/leaves", "new-leaves/", against="runs/older")
         print([(r.metric, r.value, r.ci_low, r.ci_high) for r in found.records])
     """
-    dataset = data if isinstance(data, Dataset) else load_dataset(data, check=False)
+    models = [m if isinstance(m, TunedModel) else TunedModel.load(m) for m in (model, against) if m is not None]
+    read_as = (options or DataConfig()).model_copy(update={"pixels": models[0].pixels})
+    dataset = data if isinstance(data, Dataset) else load_dataset(data, read_as, check=False)
     run = None if isinstance(model, TunedModel) else _run_folder(Path(model))
     chosen, name = _choose(dataset, split, run)
-    models = [m if isinstance(m, TunedModel) else TunedModel.load(m) for m in (model, against) if m is not None]
     truths = [_labels_of(m, dataset, chosen) for m in models]
     first, *others = (_measure(m, dataset, chosen, y, skip_bad) for m, y in zip(models, truths, strict=True))
     labelled = 0 if run is None else _labels_seen(run, first.model.method)

@@ -29,9 +29,12 @@ RESULTS = ("results.jsonl", "recommendation.json", "report.html")
 
 
 def finish(path: Path) -> None:
-    """Mark the run in this folder as finished: its results and its model are sealed, leftovers of training removed."""
-    model = sorted(file.relative_to(path).as_posix() for file in (path / "model").rglob("*") if file.is_file())
-    seal(path, [*RESULTS, *model], SEAL)
+    """Mark the run in this folder as finished: its results and its model are sealed, leftovers of training removed.
+
+    The model's card is left out of it: it is there to be edited.
+    """
+    model = [file for kind in ("json", "safetensors") for file in sorted((path / "model").glob(f"*.{kind}"))]
+    seal(path, [*RESULTS, *(f"model/{file.name}" for file in model)], SEAL)
     shutil.rmtree(path / "checkpoints", ignore_errors=True)
 
 

@@ -67,7 +67,7 @@ def plan(config: TuneConfig) -> Plan:
     Raises:
         UserError: What the run itself would refuse.
     """
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, config.data_options)
     splits = make_splits(dataset, config.split, tuple(range(config.seeds)))
     backbone = load_backbone(config.backbone)
     first = splits.draws[0]

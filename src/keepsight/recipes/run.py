@@ -29,12 +29,17 @@ from keepsight.export.model import Images, Predictions, TunedModel
 from keepsight.features.auto_readout import ReadoutChoice, candidate_readouts, choose_readout
 from keepsight.features.device import start_processes
 from keepsight.features.extract import Extractor
+from keepsight.recipes.card import write_model_card
 from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
 from keepsight.recipes.config import MethodName, TuneConfig, as_yaml, resolve
 from keepsight.recipes.folder import check_writable, clear, environment, finish, is_finished, log_file, run_folder
 from keepsight.recipes.recommend import Recommendation, recommend
 from keepsight.recipes.records import records_of
 from keepsight.report.html import write_html
+from keepsight.train.trackers import check_trackers
+
+SKIPPED = "skipped.json"
+"""The images that could not be read, where they are skipped."""
 
 READOUT_SAMPLE = 1500
 """Unlabelled images that `readout="auto"` looks at."""
@@ -184,7 +189,12 @@ def _finish(
     write_text(path / "results.jsonl", "".join(r.model_dump_json() + "\n" for r in results))
     chosen = path / "cells" / recommendation.method / f"seed-{splits.draws[0].seed}" / "model"
     TunedModel.load(chosen).save(path / "model", keepsight.__version__)
+    write_model_card(path / "model" / "README.md", context, splits, results, recommendation)
     notes = {"Configuration": as_yaml(config), "Environment": (path / "environment.json").read_text(encoding="utf-8")}
+    if (path / SKIPPED).is_file():
+        left_out = json.loads((path / SKIPPED).read_text(encoding="utf-8"))
+        reasons = "\n".join(bad["reason"] for bad in left_out)
+        notes = {f"Images left out, since they cannot be read: {len(left_out)}": reasons, **notes}
     write_html(path / "report.html", context.dataset.name, results, recommendation.method, recommendation.why, notes)
     with atomic_file(path / "recommendation.json") as temporary:
         temporary.write_text(recommendation.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -192,7 +202,7 @@ def _finish(
 
 
 def tune(
-    data: str | Path | Dataset | TuneConfig,
+    data: Any,
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -203,8 +213,8 @@ def tune(
     Under several processes (torchrun) all call it alike: they share the extraction, the fine-tuning and the measuring.
 
     Args:
-        data: Embedded name ('demo', 'mnist-5k'), folder or file (see `keepsight.data.load`); a `Dataset` in memory (see
-            `keepsight.dataset_from_arrays` and `keepsight.dataset_from_frame`); or a complete config.
+        data: Embedded name ('demo', 'mnist-5k'), folder, file or hub name; images in memory: (images, labels), a data frame, a
+            `Dataset`, a data set of `datasets` or torchvision (see `load_dataset`); or a complete config.
         out: The run's folder; see `run_folder` for the default. A killed run is resumed by the same call.
         overwrite: Replace what is in `out`.
         **settings: Settings as in a config file, nested by dictionaries: ``methods=["probe"], split={"labels": 40}``.
@@ -220,14 +230,13 @@ def tune(
         run = keepsight.tune("leaves/", methods=["probe", "finetune-lora"], backbone={"size": 112})
         print(run.recommended, run.predict("new/leaf.png").labels)
     """
-    given = data if isinstance(data, Dataset) else None
-    name = data.name if isinstance(data, Dataset) else data
-    config = name if isinstance(name, TuneConfig) else resolve(str(name), settings=settings)
+    config, given = _config_and_images(data, settings)
     start_processes()
     path = processes.from_main(lambda: run_folder(config, out, overwrite))
     if not overwrite and processes.from_main(lambda: is_finished(path)):
         log.info("%s is finished already: these are its results (--overwrite runs it again)", path)
         return load_run(path)
+    check_trackers(config.trackers)
     with processes.main_writes():
         if processes.is_main():
             check_writable(path)
@@ -244,8 +253,19 @@ def tune(
         with processes.main_writes():
             if processes.is_main():
                 _take(held, path, config, overwrite)
-                write_text(path / "skipped.json", json.dumps([bad.model_dump() for bad in skipped], indent=2) + "\n")
+                if skipped:
+                    write_text(path / SKIPPED, json.dumps([bad.model_dump() for bad in skipped], indent=2) + "\n")
         return _run(config, path, dataset, splits, backbone)
+
+
+def _config_and_images(data: Any, settings: dict[str, Any]) -> tuple[TuneConfig, Dataset | None]:
+    """The complete config, and the images if they are in memory."""
+    if isinstance(data, TuneConfig):
+        return data, None
+    if isinstance(data, str | Path):
+        return resolve(str(data), settings=settings), None
+    given = load_dataset(data, resolve("memory", settings=settings).data_options)
+    return resolve(f"memory-{given.name}", settings=settings), given
 
 
 def _readable(dataset: Dataset, skip_bad: bool) -> tuple[Dataset, list[BadImage]]:
@@ -261,7 +281,9 @@ def _readable(dataset: Dataset, skip_bad: bool) -> tuple[Dataset, list[BadImage]
     if not skip_bad:
         more = f" ({len(bad)} of {len(dataset.images)} images cannot be read)" if len(bad) > 1 else ""
         raise UserError(f"{bad[0].reason.rstrip('.')}{more}; --skip-bad leaves such images out and counts them.")
-    log.warning("%d of %d images cannot be read and are left out (first: %s)", len(bad), len(dataset.images), bad[0].name)
+    log.warning(
+        "%d of %d images cannot be read and are left out (first: %s)", len(bad), len(dataset.images), bad[0].name
+    )
     kept = subset(dataset, np.setdiff1d(np.arange(len(dataset.images)), [image.index for image in bad]))
     check_dataset(kept, f"{dataset.name} without the images that cannot be read")
     return kept, bad

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -34,8 +34,8 @@ class TrainConfig(Config):
 
     Attributes:
         optim: Optimizer of every phase.
-        accumulate: Micro-batches a step; the gradient equals that of the whole batch. "auto" on a GPU: as many as it takes to fit
-            into its memory, found before the first step; elsewhere 1.
+        accumulate: Micro-batches a step; the gradient equals that of the whole batch. 0 on a GPU: as many as it takes to fit
+            into its memory, found before the first step; elsewhere (and with sharding) 1.
         precision: Mixed precision of the forward pass ("auto": bf16 on a GPU that has it, else float32).
         sharding: "none", or "fsdp" under several processes for backbones that do not fit on one device.
         compile: Compile the backbone's forward pass (`torch.compile`); the first steps take minutes.
@@ -47,7 +47,7 @@ class TrainConfig(Config):
     """
 
     optim: OptimConfig = OptimConfig()
-    accumulate: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    accumulate: int = Field(default=0, ge=0)
     precision: Precision = "auto"
     sharding: Sharding = "none"
     compile: bool = False
@@ -144,12 +144,13 @@ class _Training:
         self.engine = Engine(config.precision, config.sharding, method.phases)
         self.config_text = f"{steps} {config.model_dump_json()}"
         self.progress = _Progress()
-        method.to(self.engine.device)
+        if not self.engine.sharded:  # a sharded one is moved block by block, never whole
+            method.to(self.engine.device)
         if config.compile:
             for module in method.modules():
                 if isinstance(module, Backbone):
                     module.compile()
-        self.accumulate = config.accumulate if config.accumulate != "auto" else self._fitting(batches)
+        self.accumulate = config.accumulate or self._fitting(batches)
         optimizers = {
             phase: make_optimizer(method.parameters_of(phase), config.optim, method.lr_scales())
             for phase in method.phases
@@ -161,7 +162,7 @@ class _Training:
         self._resume()
 
     def _fitting(self, batches: BatchSource) -> int:
-        if self.engine.device.type != "cuda":
+        if self.engine.device.type != "cuda" or self.engine.sharded:
             return 1
         self.method.train()
         return fitting_accumulation(self.method, batches, self.engine)
