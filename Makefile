@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow check lint docs lock clean
+.PHONY: demo test test-slow test-kill check lint docs lock clean
 
 # The environment is made again only when the package's metadata changes.
 $(VENV)/.installed: pyproject.toml
@@ -29,6 +29,10 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow tests
+
+# Twenty runs killed at any moment and resumed; damaged files; a full disk.
+test-kill: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow tests/faults
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
