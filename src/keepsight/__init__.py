@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from keepsight.recipes.evaluate import evaluate_model
     from keepsight.recipes.run import Run, load_run, tune
 
-# Waiting OpenMP threads sleep: spinning ones made steps ten times slower as soon as another process (or our own image
-# decoding) wanted a core. It must be set before torch is imported; a value that the user has set stays.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Waiting OpenMP threads spin for some microseconds and then sleep. Spinning on made steps ten times slower as soon as another
+# process wanted a core; sleeping at once made them a third slower on an idle machine (figures in docs/log.md). It must be set
+# before torch is imported; a policy that the user has set stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __version__ = metadata.version("keepsight")
 __all__ = ["Run", "TunedModel", "__version__", "evaluate_model", "load_backbone", "load_run", "tune"]

@@ -14,6 +14,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from keepsight.adapters.freeze import trainable_names
 from keepsight.core import Backbone, Config, Readout, UserError
@@ -36,8 +37,22 @@ class LoraConfig(Config):
     targets: str | None = None
 
 
+class Projection(nn.Linear):
+    """One of q, k and v: a Linear that returns what `SplitQKV` has computed for it, once, where there is such a thing."""
+
+    given: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        given, self.given = self.given, None
+        return super().forward(x) if given is None else given
+
+
 class SplitQKV(nn.Module):
-    """The same map as a fused Linear [D -> 3D], as three layers q, k, v."""
+    """The same map as a fused Linear [D -> 3D], as three layers q, k, v that can be adapted one by one.
+
+    The matrix product stays one: three of a third of the size took a quarter more time for a whole training step on a CPU.
+    """
 
     def __init__(self, fused: nn.Linear) -> None:
         super().__init__()
@@ -45,7 +60,7 @@ class SplitQKV(nn.Module):
         biases = fused.bias.chunk(3) if has_bias else (None, None, None)
         layers = []
         for weight, bias in zip(weights, biases, strict=True):
-            layer = nn.Linear(fused.in_features, fused.out_features // 3, bias=has_bias, device=weight.device)
+            layer = Projection(fused.in_features, fused.out_features // 3, bias=has_bias, device=weight.device)
             with torch.no_grad():
                 layer.weight.copy_(weight)
                 if bias is not None:
@@ -56,6 +71,13 @@ class SplitQKV(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., 3D]."""
+        layers = [
+            layer for module in (self.q, self.k, self.v) for layer in module.modules() if isinstance(layer, Projection)
+        ]
+        bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+        outputs = F.linear(x, torch.cat([layer.weight for layer in layers]), bias)
+        for layer, output in zip(layers, outputs.chunk(3, dim=-1), strict=True):
+            layer.given = output
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
     def fused(self) -> nn.Linear:

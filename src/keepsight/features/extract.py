@@ -124,6 +124,10 @@ class Extractor:
         def load(start: int) -> Tensor:
             return load_batch(self.images, indices[start : start + self.batch_size], self.backbone.preprocessing)
 
+        if device.type == "cpu":
+            for start in range(0, len(indices), self.batch_size):
+                yield load(start)
+            return
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(load, 0)
             for start in range(0, len(indices), self.batch_size):

@@ -133,7 +133,11 @@ class Engine:
 
 
 class Prefetch:
-    """Loads the next micro-batches in a thread while the current ones are computed; batches are pure, so order is free."""
+    """Loads the next micro-batches in a thread while a GPU computes the current ones; batches are pure, so order is free.
+
+    On a CPU they are loaded in between, by the same thread: torch's operations in a second one get OpenMP threads of their own, and
+    a step that takes 0.24 s took 0.36 s (2 cores, loading alone 0.02 s).
+    """
 
     def __init__(self, source: BatchSource, device: torch.device, accumulate: int) -> None:
         self._source, self._device = source, device
@@ -147,6 +151,8 @@ class Prefetch:
 
     def step(self, step: int, is_last: bool) -> list[Batch]:
         """This process's micro-batches of a step; those of the next one begin to load."""
+        if self._device.type == "cpu":
+            return [self._source(step, share, self._total) for share in self._shares]
         ready = self._loading[1] if self._loading[0] == step else self._start(step)
         batches = [future.result() for future in ready]
         if not is_last:

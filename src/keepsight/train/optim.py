@@ -55,13 +55,18 @@ def lr_factor(config: OptimConfig, step: int, total: int) -> float:
 
 
 def make_optimizer(
-    parameters: list[nn.Parameter], config: OptimConfig, scales: Mapping[nn.Parameter, float] | None = None
+    parameters: list[nn.Parameter],
+    config: OptimConfig,
+    scales: Mapping[nn.Parameter, float] | None = None,
+    fused: bool = True,
 ) -> torch.optim.Optimizer:
     """The optimizer over matrices (with weight decay) and vectors (without).
 
     Args:
         parameters: What it updates.
         config: The update rule.
+        fused: One pass over the weights a step; updating 22 M weights one operation after another took a tenth of a whole
+            step on a CPU. Not for parameters that are cut into shares.
         scales: Factor on the learning rate of each parameter; 1 where absent (`Method.lr_scales`).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -70,8 +75,8 @@ def make_optimizer(
         groups.setdefault((decay, (scales or {}).get(p, 1.0)), []).append(p)
     listed = [{"params": ps, "weight_decay": decay, "scale": scale} for (decay, scale), ps in groups.items()]
     if config.name == "sgd":
-        return torch.optim.SGD(listed, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(listed, lr=config.lr, betas=config.betas)
+        return torch.optim.SGD(listed, lr=config.lr, momentum=config.momentum, fused=fused)
+    return torch.optim.AdamW(listed, lr=config.lr, betas=config.betas, fused=fused)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
