@@ -1,8 +1,8 @@
 """Fine-tuning against a plain PyTorch loop with PEFT: python benchmarks/train.py [--runs 3]
 
-The packaged ViT-S/14 at 56 px, 100 real digits (MNIST-5k), batches of 16, AdamW, the same augmentation and decoding on both sides. Ours
-goes through `train` with its checks, schedules, clipping and checkpoints. The plain loop loads a batch, runs the model, the loss, the
-backward pass and the optimizer; its LoRA is PEFT's on timm's fused qkv layer, the usual way.
+The packaged ViT-S/14 at 56 px, 100 real digits (MNIST-5k), batches of 16, AdamW, the same augmentation and decoding on both
+sides. Ours goes through `train` with its checks, schedules, clipping and checkpoints. The plain loop loads a batch, runs the
+model, the loss, the backward pass and the optimizer; its LoRA is PEFT's on timm's fused qkv layer, the usual way.
 
 - `full`, `lora`: 40 steps, all blocks.
 - `lora upper half`: 140 steps (20 epochs), LoRA in blocks 7 to 12. Ours uses 4 fixed augmented views of each image, whose states

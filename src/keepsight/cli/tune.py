@@ -57,7 +57,8 @@ def tune(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="Packaged or timm name, or a weights file (see 'keepsight backbones').", autocompletion=backbone_names
+            help="Packaged or timm name, open_clip:ARCH/TAG, hf:ORG/NAME, or a weights file (see 'keepsight backbones').",
+            autocompletion=backbone_names,
         ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Input size in px; the backbone's own by default.")] = None,
@@ -71,7 +72,7 @@ def tune(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: knn, probe, label-propagation, finetune-lora, finetune-full.",
+            help="Comma-separated: knn, probe, label-propagation, finetune-bitfit, finetune-lora, finetune-full.",
             autocompletion=method_names,
         ),
     ] = None,

@@ -26,6 +26,7 @@ from keepsight.data.load import load_dataset
 from keepsight.data.options import DataConfig
 from keepsight.data.pixels import AS_STORED, PixelConfig
 from keepsight.export.adapter import FusedAdapter, read_adapter
+from keepsight.features.device import this_device
 from keepsight.features.stream import stream_batches
 from keepsight.heads.load import build_head, head_kind
 
@@ -210,4 +211,12 @@ class TunedModel:
         except (ValueError, ValidationError, SafetensorError, OSError, RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"The model in {folder} is damaged or incomplete ({reason}): save it again.") from error
-        return TunedModel(card.method, backbone.eval(), card.readout, head.eval(), card.classes, adapter, card.pixels)
+        return TunedModel(
+            card.method,
+            backbone.to(this_device()).eval(),
+            card.readout,
+            head.eval(),
+            card.classes,
+            adapter,
+            card.pixels,
+        )

@@ -41,6 +41,8 @@ from keepsight.train.trackers import Trackers, outside_trackers
 
 Indices = NDArray[np.int64]
 
+ADAPTERS: dict[str, Adapter] = {"finetune-bitfit": "bitfit", "finetune-lora": "lora", "finetune-full": "full"}
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -153,15 +155,7 @@ def _fit(context: Context, cell: Cell) -> _Fitted:
         return _fit_frozen(context, cell, Probe(config.probe))
     if cell.method == "label-propagation":
         return _fit_frozen(context, cell, LabelPropagation(config.label_propagation))
-    return _fit_finetune(context, cell, *_finetuned(cell.method, config))
-
-
-def _finetuned(method: MethodName, config: TuneConfig) -> tuple[Adapter, FinetuneSettings]:
-    if method == "finetune-bitfit":
-        return "bitfit", config.finetune_bitfit
-    if method == "finetune-lora":
-        return "lora", config.finetune_lora
-    return "full", config.finetune_full
+    return _fit_finetune(context, cell, ADAPTERS[cell.method], config.finetuning(cell.method))
 
 
 def _labels(context: Context, indices: Indices) -> Tensor:

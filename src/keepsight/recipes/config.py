@@ -100,6 +100,15 @@ class TuneConfig(Config):
     finetune_lora: FinetuneSettings = Field(default_factory=_lora)
     finetune_full: FinetuneSettings = Field(default_factory=_full)
 
+    def finetuning(self, method: MethodName) -> FinetuneSettings:
+        """The settings of one of `FINETUNED`."""
+        settings = {
+            "finetune-bitfit": self.finetune_bitfit,
+            "finetune-lora": self.finetune_lora,
+            "finetune-full": self.finetune_full,
+        }
+        return settings[method]
+
     @field_validator("readout")
     @classmethod
     def _readout(cls, text: str) -> str:

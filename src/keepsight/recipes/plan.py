@@ -13,7 +13,7 @@ from keepsight.backbones.load import load_backbone
 from keepsight.core import Backbone, Config, Readout
 from keepsight.data.load import load_dataset
 from keepsight.data.splits import make_splits, stratified_folds
-from keepsight.recipes.config import TuneConfig
+from keepsight.recipes.config import FINETUNED, TuneConfig
 
 BATCH = 16
 
@@ -78,12 +78,12 @@ def plan(config: TuneConfig) -> Plan:
     readout = (Readout() if config.readout == "auto" else Readout.parse(config.readout)).resolved(backbone.depth)
     forward = _seconds_per_image(backbone, readout, backward=False)
     finetuning = 0.0
-    chosen = [m for m in config.methods if m.startswith("finetune")]
+    chosen = [m for m in config.methods if m in FINETUNED]
     if chosen:
         train_reached(backbone, readout)
         step = _seconds_per_image(backbone, readout, backward=True)
         for method in chosen:
-            settings = config.finetune_lora if method == "finetune-lora" else config.finetune_full
+            settings = config.finetuning(method)
             images = settings.epochs * math.ceil(len(first.labelled) / settings.batch_size) * settings.batch_size
             share = config.seeds + (folds - 1 if folds else 0)  # each fold trains on (folds - 1) / folds of the labels
             finetuning += (

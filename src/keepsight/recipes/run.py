@@ -20,10 +20,8 @@ from keepsight.core import Backbone, Dataset, Readout, Result, UserError, proces
 from keepsight.core.files import atomic_file, make_directory, said_if_full, sweep, write_text
 from keepsight.core.progress import log
 from keepsight.core.result import read_results
-from keepsight.data.check import BadImage, find_unreadable
-from keepsight.data.load import check_dataset, load_dataset
-from keepsight.data.splits import Draw, Splits, make_splits, stratified_folds
-from keepsight.data.subset import subset
+from keepsight.data.load import load_dataset
+from keepsight.data.splits import Draw, Splits, stratified_folds
 from keepsight.evaluate.cost import measured
 from keepsight.export.model import Images, Predictions, TunedModel
 from keepsight.features.auto_readout import ReadoutChoice, candidate_readouts, choose_readout
@@ -31,8 +29,9 @@ from keepsight.features.device import start_processes
 from keepsight.features.extract import Extractor
 from keepsight.recipes.card import write_model_card
 from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
-from keepsight.recipes.config import MethodName, TuneConfig, as_yaml, resolve
+from keepsight.recipes.config import MethodName, TuneConfig, as_yaml
 from keepsight.recipes.folder import check_writable, clear, environment, finish, is_finished, log_file, run_folder
+from keepsight.recipes.prepare import config_and_images, readable_images, splits_of
 from keepsight.recipes.recommend import Recommendation, recommend
 from keepsight.recipes.records import records_of
 from keepsight.report.html import write_html
@@ -230,7 +229,7 @@ def tune(
         run = keepsight.tune("leaves/", methods=["probe", "finetune-lora"], backbone={"size": 112})
         print(run.recommended, run.predict("new/leaf.png").labels)
     """
-    config, given = _config_and_images(data, settings)
+    config, given = config_and_images(data, settings)
     start_processes()
     path = processes.from_main(lambda: run_folder(config, out, overwrite))
     if not overwrite and processes.from_main(lambda: is_finished(path)):
@@ -243,8 +242,8 @@ def tune(
     # All that can be wrong with data, settings and weights is said before anything is written or removed.
     with processes.main_first():
         whole = given or load_dataset(config.data, config.data_options)
-    dataset, skipped = _readable(whole, config.skip_bad)
-    splits = processes.from_main(lambda: _splits(config, dataset, path / "splits.json", overwrite))
+    dataset, skipped = readable_images(whole, config.skip_bad)
+    splits = processes.from_main(lambda: splits_of(config, dataset, path / "splits.json", overwrite))
     with processes.main_first():
         backbone = load_backbone(config.backbone)
     if config.readout != "auto":
@@ -256,43 +255,6 @@ def tune(
                 if skipped:
                     write_text(path / SKIPPED, json.dumps([bad.model_dump() for bad in skipped], indent=2) + "\n")
         return _run(config, path, dataset, splits, backbone)
-
-
-def _config_and_images(data: Any, settings: dict[str, Any]) -> tuple[TuneConfig, Dataset | None]:
-    """The complete config, and the images if they are in memory."""
-    if isinstance(data, TuneConfig):
-        return data, None
-    if isinstance(data, str | Path):
-        return resolve(str(data), settings=settings), None
-    given = load_dataset(data, resolve("memory", settings=settings).data_options)
-    return resolve(f"memory-{given.name}", settings=settings), given
-
-
-def _readable(dataset: Dataset, skip_bad: bool) -> tuple[Dataset, list[BadImage]]:
-    """The images that can be read, and those that cannot.
-
-    Raises:
-        UserError: There are some that cannot, and they are not to be skipped; or a class has lost all of its images.
-    """
-    shares = processes.everyone(find_unreadable(dataset.images, processes.mine(np.arange(len(dataset.images)))))
-    bad = sorted((image for share in shares for image in share), key=lambda image: image.index)
-    if not bad:
-        return dataset, bad
-    if not skip_bad:
-        more = f" ({len(bad)} of {len(dataset.images)} images cannot be read)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0].reason.rstrip('.')}{more}; --skip-bad leaves such images out and counts them.")
-    log.warning(
-        "%d of %d images cannot be read and are left out (first: %s)", len(bad), len(dataset.images), bad[0].name
-    )
-    kept = subset(dataset, np.setdiff1d(np.arange(len(dataset.images)), [image.index for image in bad]))
-    check_dataset(kept, f"{dataset.name} without the images that cannot be read")
-    return kept, bad
-
-
-def _splits(config: TuneConfig, dataset: Dataset, file: Path, overwrite: bool) -> Splits:
-    if file.is_file() and not overwrite:
-        return Splits.read(file, dataset)
-    return make_splits(dataset, config.split, tuple(range(config.seeds)))
 
 
 def _take(held: contextlib.ExitStack, path: Path, config: TuneConfig, overwrite: bool) -> None:

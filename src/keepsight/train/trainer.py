@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from keepsight.core import Backbone, Batch, Config, Method, UserError, processes
 from keepsight.core.progress import Track, log
