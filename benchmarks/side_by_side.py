@@ -1,7 +1,7 @@
 """Two ways of doing one thing, measured in turn in one process. Shared by the benchmarks; not one itself.
 
 The order is ours, peer, peer, ours, ours, peer... so that a machine that slows down or a busy neighbour meets both alike; the
-median over the runs is reported. `*_mib` is the peak resident memory of the whole process meanwhile: its libraries (the same
+medians over the runs are reported, and as the ratio the median of each run's own ratio. `*_mib` is the peak resident memory of the whole process meanwhile: its libraries (the same
 for both) are in it.
 """
 
@@ -68,6 +68,7 @@ def alternate(
         for side in (0, 1) if run % 2 == 0 else (1, 0):
             sides[side].run((ours, peer)[side])
     medians = [statistics.median(side.seconds) for side in sides]
+    ratio = statistics.median(b / a for a, b in zip(sides[0].seconds, sides[1].seconds, strict=True))
     figures = medians if unit == "s" else [amount / seconds for seconds in medians]
     return say(
         name=name,
@@ -75,7 +76,7 @@ def alternate(
         ours=figures[0],
         peer=figures[1],
         unit=unit,
-        ratio=medians[1] / medians[0],
+        ratio=ratio,
         ours_mib=sides[0].mib,
         peer_mib=sides[1].mib,
         runs=runs,

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 import keepsight
 from keepsight.core import UserError
 from keepsight.core.result import read_results
+from keepsight.export.predictions import write_predictions
 from keepsight.recipes.config import DEFAULT_METHODS
 from keepsight.recipes.folder import run_folder
 from keepsight.recipes.run import load_run, tune
@@ -108,6 +109,28 @@ def test_images_in_memory(tmp_path: Path) -> None:
     assert run.predict(pixels[:3]).labels == ("0", "1", "2")
     again = tune((pixels, labels), out=tmp_path / "run", **{**SMALL, "methods": ["probe"], "split": {"test": 0.3}})
     assert again.results == run.results
+
+
+def test_pixel_settings_are_kept_with_the_model(tmp_path: Path) -> None:
+    """12-bit detector counts in .npy files: dark unless the range is given, in training and in predicting alike."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        folder = tmp_path / "counts" / str(i % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        counts = rng.integers(1000, 1500, (16, 16, 5)) + 1500 * (i % 2) * (np.arange(5) == 3)
+        np.save(folder / f"{i}.npy", counts.astype(np.uint16))
+    pixels = {"channels": [3], "channels_first": False, "value_range": [0, 4095]}
+    settings = {**SMALL, "methods": ["probe"], "split": {"test": 10}, "data_options": {"pixels": pixels}}
+    run = tune(tmp_path / "counts", out=tmp_path / "run", **settings)
+    assert next(r for r in run.results if r.metric == "error" and r.split == "test").value == 0
+    file = tmp_path / "counts" / "1" / "1.npy"
+    in_python = run.predict(file)
+    assert in_python.labels == ("1",)
+    write_predictions(run.model, [str(file)], tmp_path / "p.jsonl")
+    written = json.loads((tmp_path / "p.jsonl").read_text())
+    assert written["label"] == "1"
+    found = keepsight.evaluate_model(run.path, tmp_path / "counts", split="all")
+    assert next(r for r in found.records if r.metric == "error").value == 0
 
 
 def test_every_method_has_records_with_intervals(finished: keepsight.Run) -> None:

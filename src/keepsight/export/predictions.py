@@ -25,6 +25,7 @@ from keepsight.core import ImageList, UserError
 from keepsight.core.files import atomic_file
 from keepsight.core.progress import Track
 from keepsight.data.files import FileImages
+from keepsight.data.pixels import PixelConfig
 from keepsight.export.model import TunedModel, as_image_list
 
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl"}
@@ -66,7 +67,7 @@ def write_predictions(
         UserError: An unknown format, nothing to predict, or an unreadable image.
     """
     chosen = _format(out, format)
-    source = _source(images)
+    source = _source(images, model.pixels)
     written = 0
     with _writer(chosen, out, model.classes) as write, Track("predicting", len(source), "images") as track:
         for indices, probabilities_BK in model.stream(source, np.arange(len(source)), batch_size, skip_bad):
@@ -88,13 +89,13 @@ def _format(out: Path | None, format: str | None) -> str:
     return chosen
 
 
-def _source(images: Sequence[str]) -> ImageList:
+def _source(images: Sequence[str], pixels: PixelConfig) -> ImageList:
     if len(images) == 1:
-        return as_image_list(images[0])
+        return as_image_list(images[0], pixels)
     for name in images:
         if Path(name).is_dir():
             raise UserError(f"{name} is a folder among several paths: give one folder alone, or image files.")
-    return FileImages(Path(), images)
+    return FileImages(Path(), images, pixels)
 
 
 def _encodable(name: str) -> str:

@@ -237,8 +237,7 @@ def _fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: Fine
 def _trackers(context: Context, cell: Cell) -> Trackers:
     name, config = f"{cell.method}-{cell.name}", context.config
     outside = outside_trackers(config.trackers, context.folder, name, config.model_dump(mode="json"))
-    inside = [Events(context.folder / "tensorboard" / name)] if "tensorboard" in config.trackers else []
-    return Trackers([*inside, *outside])
+    return Trackers([Events(context.folder / "tensorboard" / name), *outside])
 
 
 def _batches(context: Context, cell: Cell, settings: FinetuneSettings, from_states: bool) -> BatchSource:

@@ -78,7 +78,7 @@ class TuneConfig(Config):
         methods: What to compare.
         seeds: How many seeds; each draws its own labelled images where `split.labels` keeps fewer than there are.
         split: Labels, test and validation parts.
-        trackers: Where training curves go: tensorboard (in the run folder), wandb, mlflow.
+        trackers: Where training curves go beside TensorBoard files in the run folder: wandb, mlflow.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
         knn, probe, label_propagation, finetune_bitfit, finetune_lora, finetune_full: The methods' own settings.
     """
