@@ -1,8 +1,8 @@
 """Two ways of doing one thing, measured in turn in one process. Shared by the benchmarks; not one itself.
 
-The order is ours, peer, peer, ours, ours, peer... so that a machine that slows down or a busy neighbour meets both alike; the
-medians over the runs are reported, and as the ratio the median of each run's own ratio. `*_mib` is the peak resident memory of the whole process meanwhile: its libraries (the same
-for both) are in it.
+The order is ours, peer, peer, ours, ours, peer... so that a machine that slows down or a busy neighbour meets both alike. The
+figures are medians over the runs; the ratio is the median of each run's own ratio. `*_mib` is the peak resident memory of the
+whole process meanwhile: its libraries (the same for both) are in it.
 """
 
 from __future__ import annotations
