@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from keepsight.recipes.config import METHODS
+from launching import launch
 
 SCRIPT = """
 import sys, warnings
@@ -32,27 +30,11 @@ keepsight.tune(
 """
 
 
-def run(folder: Path, processes: int) -> None:
-    folder.mkdir()
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KEEPSIGHT_CACHE": str(folder / "cache")}
-    done = subprocess.run(
-        [sys.executable, *torchrun, str(script), str(folder / "run")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tune")
-    run(folder / "one", 1)
-    run(folder / "two", 2)
+    launch(SCRIPT, folder / "one", 1, str(folder / "one/run"), KEEPSIGHT_CACHE=str(folder / "one/cache"))
+    launch(SCRIPT, folder / "two", 2, str(folder / "two/run"), KEEPSIGHT_CACHE=str(folder / "two/cache"))
     return folder
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from launching import launch
 
 SCRIPT = """
 import copy, os, sys, torch
@@ -97,27 +96,11 @@ save("adversarial", train(two, batches(unlabelled=True), 5, SGD.model_copy(updat
 """
 
 
-def run(out: Path, processes: int, sharding: str) -> None:
-    out.mkdir()
-    script = out / "script.py"
-    script.write_text(SCRIPT)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, *torchrun, str(script), str(out), sharding],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    run(folder / "one", 1, "none")
-    run(folder / "two", 2, "fsdp")
+    launch(SCRIPT, folder / "one", 1, str(folder / "one"), "none")
+    launch(SCRIPT, folder / "two", 2, str(folder / "two"), "fsdp")
     return folder
 
 

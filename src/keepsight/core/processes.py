@@ -96,16 +96,12 @@ def main_writes() -> Iterator[None]:
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """Around what every process does, but the main one before the others (a download into a shared cache)."""
-    if not is_main():
+    if is_main():
+        with main_writes():
+            yield
+    else:
         _share(None)
         yield
-        return
-    failed: UserError | None = None
-    try:
-        yield
-    except UserError as error:
-        failed = error
-    _share(failed)
 
 
 def _share(failed: UserError | None) -> None:
