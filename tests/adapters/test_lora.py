@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import re
+
 import pytest
 import torch
 from torch import nn
 
+from keepsight.adapters import lora
 from keepsight.adapters.freeze import reached_parameters, train_reached
 from keepsight.adapters.lora import (
     LoraConfig,
@@ -153,3 +157,41 @@ def test_reached_parameters_leave_no_trace() -> None:
     assert not any(p.requires_grad for p in backbone.parameters())
     assert all(p.grad is None for p in backbone.parameters())
     assert isinstance(backbone.network, nn.Module)
+
+
+@pytest.mark.parametrize("targets", [r"qkv\.[qv]$", r"qkv\.[qkv]$", r"qkv\.v$"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_one_product_for_all_parts_equals_pefts_own_layers(targets: str, dropout: float) -> None:
+    """Values and gradients, with adapters that have moved; dropout (here in eval mode) takes PEFT's own way."""
+    backbone, readout = small(FUSED), Readout(blocks=(3,))
+    peft_model = add_lora(backbone, readout, LoraConfig(rank=3, alpha=5.0, targets=targets, dropout=dropout))
+    with torch.no_grad():
+        for name, p in peft_model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    split = next(m for m in backbone.network.modules() if isinstance(m, SplitQKV))
+    backbone.eval()
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    direction = torch.randn(2, 5, 96, generator=torch.Generator().manual_seed(4))
+    trained = [p for p in split.parameters() if p.requires_grad]
+    found = []
+    for one_by_one in (False, True):
+        y = torch.cat([split.q(x), split.k(x), split.v(x)], dim=-1) if one_by_one else split(x)
+        found.append((y, *torch.autograd.grad((y * direction).sum(), [x, *trained])))
+    assert len(trained) == 2 * len(re.findall(r"[qkv]", targets.split(".")[-1]))
+    for fast, slow in zip(*found, strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
+
+
+def test_the_split_weight_is_one_matrix_without_a_copy_until_it_is_moved() -> None:
+    backbone = small(FUSED)
+    backbone.requires_grad_(False)
+    split_qkv(backbone.network)
+    split = next(m for m in backbone.network.modules() if isinstance(m, SplitQKV))
+    weights = [layer.weight for layer in (split.q, split.k, split.v)]
+    view = lora._stacked(weights)
+    assert view.data_ptr() == weights[0].data_ptr()
+    assert torch.equal(view, torch.cat(weights))
+    moved = copy.deepcopy(split)
+    x = torch.randn(2, 32)
+    torch.testing.assert_close(moved(x), split(x))
