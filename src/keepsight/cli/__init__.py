@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 `data check` found errors in the data, 2 bad input or usag
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -70,7 +71,8 @@ def main() -> None:
     except UserError as error:
         if _debug:
             raise
-        say_error(str(error))
+        if "RANK" not in os.environ or not _said_by_main(error):
+            say_error(str(error))
         sys.exit(2)
     except OSError as error:
         if _debug or (sentence := _about_the_disk(error)) is None:
@@ -83,6 +85,13 @@ def main() -> None:
         console.print("interrupted; the same command resumes the run")
     if isinstance(code, int) and code:
         sys.exit(code)
+
+
+def _said_by_main(error: UserError) -> bool:
+    """Whether the first of several processes says it, too."""
+    from keepsight.core.processes import SharedError
+
+    return isinstance(error, SharedError)
 
 
 def _about_the_disk(error: OSError) -> str | None:

@@ -37,6 +37,9 @@ def readable_images(dataset: Dataset, skip_bad: bool) -> tuple[Dataset, list[Bad
     if not bad:
         return dataset, bad
     if not skip_bad:
+        processes.wait()  # all have come this far: the main process speaks for them
+        if not processes.is_main():
+            raise processes.SharedError(bad[0].reason)
         more = f" ({len(bad)} of {len(dataset.images)} images cannot be read)" if len(bad) > 1 else ""
         raise UserError(f"{bad[0].reason.rstrip('.')}{more}; --skip-bad leaves such images out and counts them.")
     log.warning(
