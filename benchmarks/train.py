@@ -34,7 +34,8 @@ from keepsight.data.streams import Stream
 from keepsight.data.transforms import AugmentConfig, load_batch
 from keepsight.features.states import States
 from keepsight.heads.linear import LinearHead
-from keepsight.methods.finetune import Adapter, Finetune, FinetuneConfig
+from keepsight.methods.encoder import Adapter
+from keepsight.methods.finetune import Finetune, FinetuneConfig
 from keepsight.train import ImageBatches, OptimConfig, StateBatches, TrainConfig, train
 
 BATCH, VIEWS, FIRST = 16, 4, 7

@@ -14,7 +14,8 @@ from keepsight.core import Backbone, Batch, Readout
 from keepsight.data.arrays import ArrayImages
 from keepsight.data.streams import Stream
 from keepsight.heads.linear import LinearHead
-from keepsight.methods.finetune import Adapter, Finetune, FinetuneConfig
+from keepsight.methods.encoder import Adapter
+from keepsight.methods.finetune import Finetune, FinetuneConfig
 from keepsight.train import ImageBatches, OptimConfig, TrainConfig, train
 
 READOUT = Readout(blocks=(2,), pools=("mean",))
@@ -61,7 +62,7 @@ def test_it_learns_and_merged_logits_equal(vit: Backbone, adapter: Adapter, tmp_
     assert np.mean(seen[-5:]) < 0.5 * np.mean(seen[:5])
     inputs = batches(0, 0, 1).inputs
     before = method.logits(inputs).detach()
-    method.merge()
+    method.encoder.merge()
     torch.testing.assert_close(method.logits(inputs), before, atol=1e-4, rtol=1e-4)
     assert list(backbone.network.state_dict()) == list(vit.network.state_dict())
     moved = {
@@ -98,7 +99,7 @@ def test_batch_norm_statistics_stay_as_pretrained() -> None:
 def test_layer_decay_scales_each_block(vit: Backbone, tmp_path: Path) -> None:
     config = FinetuneConfig(layer_decay=0.5)
     method = Finetune(copy.deepcopy(vit), READOUT, head(), "full", config)
-    scales, named = method.lr_scales(), dict(method.backbone.network.named_parameters())
+    scales, named = method.lr_scales(), dict(method.encoder.backbone.network.named_parameters())
     assert scales[named["blocks.1.mlp.fc1.weight"]] == 0.5  # the block that is read
     assert scales[named["blocks.0.attn.qkv.weight"]] == 0.25
     assert scales[named["patch_embed.proj.weight"]] == scales[named["pos_embed"]] == 0.125
@@ -111,7 +112,7 @@ def test_layer_decay_scales_each_block(vit: Backbone, tmp_path: Path) -> None:
     for number, trained in enumerate((method, plain)):
         train(trained, batches, 1, sgd, tmp_path / str(number))
     before = dict(vit.network.named_parameters())
-    for name, p in plain.backbone.network.named_parameters():
+    for name, p in plain.encoder.backbone.network.named_parameters():
         if scale := scales.get(named[name]):
             moved = named[name].detach() - before[name]
             torch.testing.assert_close(moved, scale * (p.detach() - before[name]), atol=1e-6, rtol=1e-3)
@@ -136,7 +137,7 @@ def test_checkpointed_blocks_train_to_the_same_weights(vit: Backbone, adapter: A
         method = Finetune(copy.deepcopy(vit), READOUT, head(), adapter, config)
         sgd = TrainConfig(optim=OptimConfig(name="sgd", lr=0.05))
         states.append(train(method, batches, 4, sgd, tmp_path / str(checkpointed)).state)
-        method.merge()
+        method.encoder.merge()
         method.logits(torch.zeros(1, 3, 28, 28))
     assert states[0].keys() == states[1].keys()
     for name, expected in states[0].items():

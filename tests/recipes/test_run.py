@@ -301,7 +301,7 @@ KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 from keepsight.core.progress import log
-import keepsight.recipes.cells as cells
+import keepsight.export.model as cells
 from keepsight.recipes.run import tune
 import json
 data, out, where = sys.argv[1:4]

@@ -41,7 +41,7 @@ def test_compiled_training_equals_eager(tmp_path: Path) -> None:
             train(method, source, 5, TrainConfig(optim=optim, compile=compiled), tmp_path / str(compiled)).state
         )
         counted.append(counters["stats"]["unique_graphs"])
-        method.merge()
+        method.encoder.merge()
         method.logits(torch.zeros(3, 3, 28, 28))
     assert counted[0] == 0 < counted[1]
     for name, expected in states[0].items():

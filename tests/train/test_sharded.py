@@ -88,8 +88,8 @@ assert checkpointed and checkpointed[-1].name == "step-00000008", checkpointed
 
 whole = lora()
 load_trained_state(whole, straight.state)
-whole.merge()
-save("merged", whole.backbone.network.state_dict())
+whole.encoder.merge()
+save("merged", whole.encoder.backbone.network.state_dict())
 
 two = Adversarial()
 save("adversarial", train(two, batches(unlabelled=True), 5, SGD.model_copy(update={"sharding": sharding}), out / "two").state)

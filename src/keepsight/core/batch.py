@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -15,8 +16,12 @@ class Batch:
         inputs: Labelled images [B, C, H, W], or cached features [B, F] of a frozen backbone.
         labels: Class indices [B], int64.
         unlabelled: Unlabelled inputs [U, ...] of the same kind; U is 0 for methods that do not use them.
+        strong: A second, more strongly augmented view [U, ...] of the same unlabelled images; [0] where the source gives none.
+        rows: Where the unlabelled images stand [U] in the source's list of them, int64; [0] where the source does not say.
     """
 
     inputs: Tensor
     labels: Tensor
     unlabelled: Tensor
+    strong: Tensor = field(default_factory=lambda: torch.empty(0))
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))

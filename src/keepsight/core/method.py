@@ -31,7 +31,7 @@ class Method(nn.Module, ABC):
         """Class logits [B, K] for inputs of the kind that `losses` gets."""
 
     def after_first_step(self) -> None:
-        """Called once, after the first backward pass and before the optimizer step: the place to check gradients."""
+        """Called once, after the last phase's first backward pass and before its optimizer step: the place to check gradients."""
 
     def parameters_of(self, phase: str) -> list[nn.Parameter]:
         """What the optimizer of this phase updates; all trainable parameters by default."""

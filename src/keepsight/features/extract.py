@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from keepsight.core import Backbone, ImageList, Pool, Readout, processes
 from keepsight.core.progress import Track
-from keepsight.data.transforms import load_batch
+from keepsight.data.transforms import AugmentConfig, Seed, load_batch
 from keepsight.features.cache import FeatureCache
 from keepsight.features.device import this_device
 
@@ -29,10 +30,16 @@ class Extractor:
         images: The images; indices below refer to them.
         batch_size: Images a forward pass; divides CHUNK, so that a resumed extraction forms the same batches.
         cache: Where features are kept; the user's cache by default.
+        view: The features of a fixed augmented view: its number and the augmentation (see `view`); None for the plain image.
     """
 
     def __init__(
-        self, backbone: Backbone, images: ImageList, batch_size: int = 64, cache: FeatureCache | None = None
+        self,
+        backbone: Backbone,
+        images: ImageList,
+        batch_size: int = 64,
+        cache: FeatureCache | None = None,
+        view: tuple[int, AugmentConfig] | None = None,
     ) -> None:
         if CHUNK % batch_size:
             raise ValueError(f"batch_size must divide {CHUNK}, got {batch_size}")
@@ -40,13 +47,26 @@ class Extractor:
         about = {"backbone": backbone.name}
         self.cache = cache or FeatureCache(backbone.weights_hash(), backbone.preprocessing, about=about)
         self.extracted = 0
+        self._view = view
         self._keys: dict[int, bytes] = {}
 
+    def view(self, number: int, augmentation: AugmentConfig) -> Extractor:
+        """The extractor of the fixed augmented view `number` (from 1) of the same images, in the same cache.
+
+        The view is a function of the image's content, the augmentation and the number alone: all seeds, label counts and methods
+        share it.
+        """
+        return Extractor(self.backbone, self.images, self.batch_size, self.cache, (number, augmentation))
+
     def keys(self, indices: NDArray[np.int64]) -> list[bytes]:
-        """Content hashes of the images, computed once."""
+        """Content hashes of the images (of the augmented view, where it is one), computed once."""
         for i in indices.tolist():
             if i not in self._keys:
-                self._keys[i] = self.images.content_hash(i)
+                key = self.images.content_hash(i)
+                if self._view is not None:
+                    number, augmentation = self._view
+                    key = hashlib.sha256(key + f"{number} {augmentation.model_dump_json()}".encode()).digest()
+                self._keys[i] = key
         return [self._keys[i] for i in indices.tolist()]
 
     def fill(self, indices: NDArray[np.int64], parts: Sequence[tuple[int, Pool]]) -> None:
@@ -122,7 +142,11 @@ class Extractor:
         self.backbone.to(device).eval()
 
         def load(start: int) -> Tensor:
-            return load_batch(self.images, indices[start : start + self.batch_size], self.backbone.preprocessing)
+            chosen = indices[start : start + self.batch_size]
+            if self._view is None:
+                return load_batch(self.images, chosen, self.backbone.preprocessing)
+            seeds: list[Seed] = [int.from_bytes(key[:8], "big") for key in self.keys(np.array(chosen, dtype=np.int64))]
+            return load_batch(self.images, chosen, self.backbone.preprocessing, self._view[1], seeds)
 
         if device.type == "cpu":
             for start in range(0, len(indices), self.batch_size):

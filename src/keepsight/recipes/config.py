@@ -30,6 +30,9 @@ METHODS: tuple[MethodName, ...] = typing.get_args(MethodName)
 
 FINETUNED: tuple[MethodName, ...] = ("finetune-bitfit", "finetune-lora", "finetune-full")
 
+TOGETHER = frozenset[MethodName](FINETUNED)
+"""Methods that the trainer trains: under several processes all take part, while the others are solved by the main one."""
+
 DEFAULT_METHODS: tuple[MethodName, ...] = ("knn", "probe", "label-propagation", "finetune-lora", "finetune-full")
 
 

@@ -5,6 +5,7 @@ A global batch is cut into `shares` equal parts (processes times accumulated mic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,26 +37,47 @@ def _share(indices: NDArray[np.int64], share: int, shares: int) -> NDArray[np.in
 
 
 class FeatureBatches:
-    """Batches of cached features.
+    """Batches of cached features. Where there are augmented views, labelled images come in any of the views, the plain one
+    included; unlabelled ones come plain, and their `strong` version in any of the augmented views.
 
     Args:
         x_NF: Features of all images.
         labels_N: Class indices of all images (only those of `labelled` are read).
-        labelled: Stream over labelled images.
-        unlabelled: Stream over unlabelled images, or None.
+        labelled: Stream over labelled images (rows of x_NF).
+        unlabelled: Stream over unlabelled images (rows of x_NF), or None.
+        views: Features [N, F] of V augmented views of the same images, each.
+        seed: Of the choice of views, which is a function of (seed, step).
     """
 
-    def __init__(self, x_NF: Tensor, labels_N: Tensor, labelled: Stream, unlabelled: Stream | None) -> None:
-        self.x_NF, self.labels_N, self.labelled, self.unlabelled = x_NF, labels_N, labelled, unlabelled
+    def __init__(
+        self,
+        x_NF: Tensor,
+        labels_N: Tensor,
+        labelled: Stream,
+        unlabelled: Stream | None,
+        views: Sequence[Tensor] = (),
+        seed: int = 0,
+    ) -> None:
+        self.x_VNF = torch.stack([x_NF, *views])
+        self.labels_N, self.labelled, self.unlabelled, self.seed = labels_N, labelled, unlabelled, seed
+
+    def _view(self, stream: Stream, number: int, step: int, share: int, shares: int, first: int) -> Tensor:
+        """A random view, counted from `first`, of each of the stream's images at this step."""
+        rows = stream.batch(step)
+        views = np.random.default_rng((self.seed, number, step)).integers(first, len(self.x_VNF), len(rows))
+        return self.x_VNF[torch.from_numpy(_share(views, share, shares)), torch.from_numpy(_share(rows, share, shares))]
 
     def __call__(self, step: int, share: int, shares: int) -> Batch:
         """See `BatchSource`."""
-        chosen = torch.from_numpy(_share(self.labelled.batch(step), share, shares))
+        labels = self.labels_N[torch.from_numpy(_share(self.labelled.batch(step), share, shares))]
+        inputs = self._view(self.labelled, 0, step, share, shares, first=0)
         if self.unlabelled is None:
-            extra = self.x_NF[:0]
-        else:
-            extra = self.x_NF[torch.from_numpy(_share(self.unlabelled.batch(step), share, shares))]
-        return Batch(self.x_NF[chosen], self.labels_N[chosen], extra)
+            return Batch(inputs, labels, inputs[:0])
+        rows = torch.from_numpy(_share(self.unlabelled.batch(step), share, shares))
+        if len(self.x_VNF) == 1:
+            return Batch(inputs, labels, self.x_VNF[0, rows], rows=rows)
+        strong = self._view(self.unlabelled, 1, step, share, shares, first=1)
+        return Batch(inputs, labels, self.x_VNF[0, rows], strong, rows)
 
 
 class ImageBatches:
@@ -70,6 +92,7 @@ class ImageBatches:
         augmentation: Training augmentation, or None.
         seed: Seed of the augmentation.
         views: 0 augments anew at every step; K > 0 gives each image K fixed views, one after the other.
+        strong: Augmentation of a second view of the unlabelled images (`Batch.strong`); with it their first one is plain.
     """
 
     def __init__(
@@ -82,13 +105,17 @@ class ImageBatches:
         augmentation: AugmentConfig | None,
         seed: int,
         views: int = 0,
+        strong: AugmentConfig | None = None,
     ) -> None:
         self.views = views
         self.images, self.labels_N = images, labels_N
         self.labelled, self.unlabelled = labelled, unlabelled
         self.preprocessing, self.augmentation, self.seed = preprocessing, augmentation, seed
+        self.strong = strong
 
-    def _load(self, stream: Stream, number: int, step: int, share: int, shares: int) -> Tensor:
+    def _load(
+        self, stream: Stream, number: int, step: int, share: int, shares: int, augmentation: AugmentConfig | None
+    ) -> Tensor:
         indices = _share(stream.batch(step), share, shares)
         seeds: list[Seed]
         if self.views:
@@ -96,14 +123,21 @@ class ImageBatches:
         else:
             # A seed for each position of the global batch: the cut into shares changes no image.
             seeds = [(self.seed, number, step, share + shares * i) for i in range(len(indices))]
-        return load_batch(self.images, indices, self.preprocessing, self.augmentation, seeds)
+        return load_batch(self.images, indices, self.preprocessing, augmentation, seeds)
 
     def __call__(self, step: int, share: int, shares: int) -> Batch:
-        """See `BatchSource`."""
-        inputs = self._load(self.labelled, 0, step, share, shares)
-        extra = inputs[:0] if self.unlabelled is None else self._load(self.unlabelled, 1, step, share, shares)
-        chosen = _share(self.labelled.batch(step), share, shares)
-        return Batch(inputs, torch.from_numpy(self.labels_N[chosen]), extra)
+        """See `BatchSource`; `rows` are indices of images."""
+        inputs = self._load(self.labelled, 0, step, share, shares, self.augmentation)
+        labels = torch.from_numpy(self.labels_N[_share(self.labelled.batch(step), share, shares)])
+        if self.unlabelled is None:
+            return Batch(inputs, labels, inputs[:0])
+        rows = torch.from_numpy(_share(self.unlabelled.batch(step), share, shares))
+        if self.strong is None:
+            extra = self._load(self.unlabelled, 1, step, share, shares, self.augmentation)
+            return Batch(inputs, labels, extra, rows=rows)
+        plain = self._load(self.unlabelled, 1, step, share, shares, None)
+        strong = self._load(self.unlabelled, 2, step, share, shares, self.strong)
+        return Batch(inputs, labels, plain, strong, rows)
 
 
 class StateBatches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 from collections.abc import Callable
@@ -166,7 +167,7 @@ class Prefetch:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch's tensors on the device."""
-    return Batch(batch.inputs.to(device), batch.labels.to(device), batch.unlabelled.to(device))
+    return Batch(*(getattr(batch, part.name).to(device) for part in dataclasses.fields(batch)))
 
 
 def fitting_accumulation(

@@ -233,7 +233,7 @@ class _Training:
                 for name, value in losses.items():
                     figures[name] = figures.get(name, 0.0) + value.item() / len(micro)
                 figures["loss"] += total.item() / len(micro)
-            if step == 0:
+            if step == 0 and phase == self.method.phases[-1]:
                 self.method.after_first_step()
             if config.optim.clip is not None:
                 norm = accelerator.clip_grad_norm_(self._parameters[phase], config.optim.clip)

@@ -1,0 +1,148 @@
+"""From a method's inputs to the features its head works on: a backbone that is tuned, or features that are cached already."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Literal
+
+from peft import PeftModel
+from pydantic import Field
+from torch import Tensor, nn
+
+from keepsight.adapters.freeze import (
+    block_of_parameters,
+    checkpoint_blocks,
+    freeze_all,
+    plain_blocks,
+    train_biases,
+    train_reached,
+)
+from keepsight.adapters.lora import LoraConfig, add_lora, check_lora_gradients, merge_lora
+from keepsight.backbones.cut import resume
+from keepsight.core import Backbone, Config, Readout
+
+Adapter = Literal["full", "lora", "bitfit"]
+
+
+class AdapterConfig(Config):
+    """Which of the backbone's weights are trained, and how.
+
+    Attributes:
+        lora: Rank, alpha and targets of LoRA.
+        first_block: Blocks below this one (counted from 1) and the embedding stay frozen.
+        layer_decay: Layer-wise learning-rate decay (BEiT, arXiv 2106.08254, appendix): block b of a readout at block B learns with
+            lr * layer_decay^(B + 1 - b), what comes before the first block counts as block 0; the head learns with lr.
+        checkpoint_blocks: Gradient checkpointing: less memory, about a third more time.
+    """
+
+    lora: LoraConfig = LoraConfig()
+    first_block: int = Field(default=1, ge=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    checkpoint_blocks: bool = False
+
+
+class Encoder(nn.Module, ABC):
+    """Inputs [B, ...] -> features [B, F]."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features [B, F] of a training batch."""
+
+    def after_first_step(self) -> None:
+        """Check that everything trained has a gradient."""
+
+    def lr_scales(self) -> Mapping[nn.Parameter, float]:
+        """Factors on the learning rate; see `Method.lr_scales`."""
+        return {}
+
+
+class CachedFeatures(Encoder):
+    """The inputs are features of a frozen backbone already."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The inputs themselves."""
+        return inputs
+
+
+class TunedBackbone(Encoder):
+    """A backbone, read out, of which some weights are trained.
+
+    Args:
+        backbone: Changed in place.
+        readout: What the head sees (blocks already resolved).
+        adapter: "full", "lora" or "bitfit".
+        config: See `AdapterConfig`.
+        from_states: `forward` gets states after block `config.first_block` - 1 (`backbones.cut.prefix`) in place of images.
+        lr_scale: Factor on the learning rate of everything in the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        readout: Readout,
+        adapter: Adapter,
+        config: AdapterConfig,
+        from_states: bool = False,
+        lr_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        freeze_all(backbone)
+        self._peft: list[PeftModel] = []  # a list hides it from nn.Module: its weights are the backbone's own
+        if adapter == "lora":
+            self._peft.append(add_lora(backbone, readout, config.lora, config.first_block))
+        elif adapter == "bitfit":
+            train_biases(backbone, readout, config.first_block)
+        else:
+            train_reached(backbone, readout, config.first_block)
+        if config.checkpoint_blocks:
+            checkpoint_blocks(backbone)
+        self.backbone = backbone
+        self._readout, self._config, self._from_states, self._lr_scale = readout, config, from_states, lr_scale
+
+    @property
+    def peft_model(self) -> PeftModel | None:
+        """The adapters, until they are merged."""
+        return self._peft[0] if self._peft else None
+
+    def read(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] -> features [B, F]."""
+        return self._readout.read(self.backbone(images, self._readout.blocks))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`read`, of images or of states [B, ...]."""
+        if not self._from_states:
+            return self.read(inputs)
+        return self._readout.read(resume(self.backbone, inputs, self._config.first_block - 1, self._readout.blocks))
+
+    def lr_scales(self) -> Mapping[nn.Parameter, float]:
+        """Layer-wise decay of the backbone's trained weights, times `lr_scale`."""
+        if self._config.layer_decay == 1 and self._lr_scale == 1:
+            return {}
+        trained = [(name, p) for name, p in self.backbone.network.named_parameters() if p.requires_grad]
+        if self._config.layer_decay == 1:
+            return {p: self._lr_scale for _, p in trained}
+        block_of, top = block_of_parameters(self.backbone), max(self._readout.blocks)
+        decay = self._config.layer_decay
+        return {p: self._lr_scale * decay ** max(top + 1 - block_of[name], 0) for name, p in trained}
+
+    def after_first_step(self) -> None:
+        """Every adapter must have a gradient."""
+        for peft_model in self._peft:
+            check_lora_gradients(peft_model)
+
+    def train(self, mode: bool = True) -> TunedBackbone:
+        """Batch-norm statistics of the backbone stay as pretrained: few labels would ruin them."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def merge(self) -> None:
+        """Make the backbone an ordinary one again: LoRA is added into the weights, checkpointing is undone."""
+        if self._config.checkpoint_blocks:
+            plain_blocks(self.backbone)
+        for peft_model in self._peft:
+            merge_lora(self.backbone, peft_model)
+        self._peft.clear()

@@ -1,0 +1,33 @@
+"""Fits on the cached features of a frozen backbone that are solved and not trained by steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from keepsight.core import FeatureMethod, Head
+from keepsight.export.model import TunedModel
+from keepsight.recipes.context import Cell, Context, Fitted, Indices
+
+
+def fit_head(context: Context, cell: Cell, method: FeatureMethod, unlabelled: Indices) -> Head:
+    """The head of a method on the cell's labelled features, and on those of `unlabelled`."""
+    x_NF = context.extractor.features(cell.labelled, context.readout)
+    u_MF = context.extractor.features(unlabelled, context.readout) if len(unlabelled) else x_NF[:0]
+    return method.fit(x_NF, context.labels(cell.labelled), u_MF, len(context.dataset.classes), cell.seed)
+
+
+def fit_frozen(context: Context, cell: Cell, method: FeatureMethod) -> Fitted:
+    """A method on the features of a frozen backbone."""
+    head = fit_head(context, cell, method, cell.unlabelled).eval()
+    pixels = context.config.data_options.pixels
+    model = TunedModel(cell.method, context.backbone, context.readout, head, context.dataset.classes, pixels=pixels)
+
+    def predict() -> NDArray[np.float32]:
+        x_NF = context.extractor.features(cell.measured_on, context.readout)
+        with torch.inference_mode():
+            probabilities: NDArray[np.float32] = torch.softmax(head(x_NF), dim=1).numpy()
+        return probabilities
+
+    return Fitted(model, predict, sum(p.numel() for p in head.parameters()))
