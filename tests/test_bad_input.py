@@ -246,7 +246,7 @@ def closed(path: Path, mode: int = 0) -> Path:
 Build = Callable[[Work], list[object]]
 
 SOURCES: dict[str, tuple[Build, str]] = {
-    "nothing there": (lambda w: ["nowhere"], "There is no folder, CSV file or embedded data set 'nowhere'"),
+    "nothing there": (lambda w: ["nowhere"], "There is no folder, CSV file or named data set 'nowhere'"),
     "an embedded name, misspelt": (lambda w: ["mnist5k"], "did you mean 'mnist-5k'?"),
     "a folder's name, misspelt": (lambda w: [str(w.folder("leaves")) + "s"], "leaves'?"),
     "an empty name": (lambda w: [""], "lies in the data folder"),

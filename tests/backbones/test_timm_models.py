@@ -60,3 +60,32 @@ def test_siglip_gives_its_attention_pooling_on_the_last_block_only() -> None:
         middle, last = backbone(images, (1, 2))
         torch.testing.assert_close(last.cls, network.attn_pool(last.patches))
     torch.testing.assert_close(middle.cls, middle.patches.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "summaries"),
+    [
+        ("vit_small_patch14_dinov2", 1),
+        ("vit_small_patch14_reg4_dinov2", 1),
+        ("vit_base_patch16_clip_224", 1),
+        ("vit_base_patch16_radio_v3", 3),
+        ("vit_base_patch16_radio_v3.c_radio", 3),
+        ("vit_giant_patch16_radio_v3", 3),
+        ("vit_so400m_patch16_radio_v4", 2),
+        ("naflexvit_base_patch16_radio_v3", 3),
+        ("naflexvit_huge_patch16_radio_v4", 2),
+    ],
+)
+def test_class_tokens_of_the_backbones_of_the_paper(architecture: str, summaries: int) -> None:
+    size = 56 if "patch14" in architecture else 64
+    args = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    backbone = load_backbone(architecture, weights="random", size=size, timm_args=args)
+    images = torch.randn(2, 3, size, size)
+    network: Any = backbone.network
+    with torch.no_grad():
+        middle, last = backbone(images, (1, 2))
+        tokens = network.forward_features(images)
+    assert middle.cls.shape == last.cls.shape == (2, 32 * summaries)
+    torch.testing.assert_close(last.cls, tokens[:, :summaries].flatten(1))
+    torch.testing.assert_close(last.patches, tokens[:, network.num_prefix_tokens :])
+    assert last.patches.shape == (2, 16, 32)

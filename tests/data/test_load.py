@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from keepsight.core import UserError
 from keepsight.data import demo, idx
 from keepsight.data.load import load_dataset
+from keepsight.data.named import read_named
 from keepsight.data.options import DataConfig
 from keepsight.data.pixels import PixelConfig
 
@@ -171,7 +172,7 @@ def make_bad(kind: str, root: Path) -> str:
     ("kind", "words"),
     [
         ("unknown file", "unknown type"),
-        ("absent table", "no folder, CSV file or embedded"),
+        ("absent table", "no folder, CSV file or named data set"),
         ("near miss", "did you mean '.*pictures'"),
         ("empty folder", "holds no images"),
         ("no labels", "no labels"),
@@ -193,15 +194,26 @@ def test_bad_sources(tmp_path: Path, kind: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("mnist5k", "mnist-5k"), ("fashion_mnist", "fashion-mnist"), ("digit", "digits")]
+    ("typed", "meant"),
+    [
+        ("mnist5k", "mnist-5k"),
+        ("fashion_mnist", "fashion-mnist"),
+        ("digit", "digits"),
+        ("SVHN", "svhn"),
+        ("CIFAR-10", "cifar-10"),
+    ],
 )
 def test_misspelt_names(typed: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"did you mean '{meant}'"):
         load_dataset(typed)
-    with pytest.raises(UserError, match="embedded: demo, mnist-5k, digits, fashion-mnist"):
+    with pytest.raises(
+        UserError, match="names: demo, mnist-5k, digits, fashion-mnist, mnist, svhn, cifar10, cifar-10, galaxymnist"
+    ):
         load_dataset("/somewhere/else/entirely")
     with pytest.raises(UserError, match="embedded data sets are"):
         demo.read_embedded(typed)
+    with pytest.raises(UserError, match="the names are demo"):
+        read_named(typed)
 
 
 def test_a_folder_is_read_by_what_is_in_it(tmp_path: Path) -> None:

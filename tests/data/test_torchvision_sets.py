@@ -9,6 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 from torchvision import datasets
 
 from keepsight.core import UserError
@@ -80,6 +81,60 @@ def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
     )
     return folder
+
+
+def write_svhn(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Both .mat files: X [32, 32, 3, N] and y [N, 1] from 1 to 10, where 10 is the digit 0."""
+    splits, pixels = {}, {}
+    for split, n in (("train", 12), ("test", 5)):
+        pixels[split] = np.random.default_rng(n).integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
+        path = root / f"{split}_32x32.mat"
+        savemat(path, {"X": pixels[split], "y": (np.arange(n, dtype=np.uint8) % 10 + 1)[:, None]})
+        splits[split] = ["http://localhost/none", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(datasets.SVHN, "split_list", splits)
+    return pixels
+
+
+def test_svhn_in_its_published_format_by_its_short_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[str]
+) -> None:
+    pixels = write_svhn(tmp_path, monkeypatch)
+    data = load_dataset("svhn", DataConfig(data_root=str(tmp_path)))
+    assert (data.name, data.classes) == ("svhn", tuple("0123456789"))
+    assert data.parts == ("train",) * 12 + ("test",) * 5
+    assert data.labels.tolist() == [*range(1, 10), 0, 1, 2, 1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(np.asarray(data.images.load(13)), pixels["test"][..., 1])
+    assert no_network == []
+    (tmp_path / "test_32x32.mat").write_bytes((tmp_path / "test_32x32.mat").read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"SVHN is not whole in .*put .*train_32x32\.mat and test_32x32\.mat"):
+        load_dataset("svhn", DataConfig(data_root=str(tmp_path)))
+
+
+def test_short_names_are_torchvisions_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = write_mnist(tmp_path, "MNIST")
+    write_cifar(tmp_path, monkeypatch)
+    options = DataConfig(data_root=str(tmp_path))
+    mnist = load_dataset("mnist", options)
+    assert (mnist.name, len(mnist.images)) == ("mnist", 9)
+    np.testing.assert_array_equal(np.asarray(mnist.images.load(2))[:, :, 0], pixels[2])
+    for name in ("cifar10", "cifar-10"):
+        cifar = load_dataset(name, options)
+        assert (cifar.name, cifar.classes) == (name, tuple("abcdefghij"))
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("mnist", r"MNIST/raw/\{train,t10k\}"),
+        ("mnist-yellow-stripes", r"MNIST/raw/\{train,t10k\}"),
+        ("cifar10", r"cifar-10-python\.tar\.gz"),
+        ("svhn", r"train_32x32\.mat"),
+    ],
+)
+def test_absent_files_of_a_short_name(tmp_path: Path, name: str, files: str) -> None:
+    with pytest.raises(UserError, match=rf"in {tmp_path} and cannot be fetched .*{files}.*data_root") as error:
+        load_dataset(name, DataConfig(data_root=str(tmp_path)))
+    assert "\n" not in str(error.value)
 
 
 class Explosion:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from keepsight.core import Head, UserError
+from keepsight.heads.content_style import ContentStyleHead
 from keepsight.heads.linear import LinearHead
 from keepsight.heads.load import KINDS, build_head, head_kind
 from keepsight.heads.neighbours import NeighbourHead
@@ -12,6 +13,8 @@ from keepsight.heads.neighbours import NeighbourHead
 def example(kind: str) -> Head:
     if kind == "linear":
         head: Head = LinearHead(features=4, classes=3)
+    elif kind == "content-style":
+        head = ContentStyleHead(features=4, reduced=3, classes=3, hidden=8, style=2)
     else:
         head = NeighbourHead(features=4, classes=3, bank=6, k=2)
     with torch.no_grad():

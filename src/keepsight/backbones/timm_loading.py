@@ -22,6 +22,10 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 RADIO_SUMMARIES = "radio_model.summary_idxs"
 """In NVIDIA's files: which of the class tokens make the summary (timm's conversion drops it)."""
 
+_RADIO_VERSIONS = {"_radio_v3": (0, 1, 2), "_radio_v4": (0, 1)}
+"""The same by timm's names, which come without it: the class tokens of the teachers that have a summary (C-RADIOv3: CLIP, SigLIP 2,
+DINOv2; C-RADIOv4: SigLIP 2, DINOv3), not SAM's."""
+
 
 def load_named(config: BackboneConfig) -> TimmBackbone:
     """A packaged backbone, or one with a timm name.
@@ -64,6 +68,7 @@ def _load_timm(config: BackboneConfig) -> TimmBackbone:
         architecture=config.name,
         preprocessing=config.adjusted(preprocessing_of(cfg.to_dict(), config.name)),
         timm_args=config.timm_args,
+        cls_tokens=_summary_tokens(config.name),
     )
     if config.weights == "pretrained":
         instead = f"a local weight file (weights=FILE), or a backbone that comes through pip ({', '.join(PACKAGED)})"
@@ -94,10 +99,15 @@ def load_local(config: BackboneConfig, path: Path) -> TimmBackbone:
         architecture=architecture,
         preprocessing=config.adjusted(preprocessing_of(cfg, str(path))),
         timm_args={k: v for k, v in described.get("model_args", {}).items() if k != "num_classes"} | config.timm_args,
+        cls_tokens=_summary_tokens(architecture),
     )
     if config.weights != "random":
         _fill_from(backbone, config, file)
     return backbone
+
+
+def _summary_tokens(architecture: str) -> tuple[int, ...]:
+    return next((tokens for version, tokens in _RADIO_VERSIONS.items() if version in architecture), (0,))
 
 
 def _fill_from(backbone: TimmBackbone, config: BackboneConfig, file: Path) -> None:

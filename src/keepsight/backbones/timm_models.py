@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from typing import Any, final
@@ -127,8 +128,11 @@ class TimmBackbone(Backbone):
         return self.network
 
     def weights_hash(self) -> str:
-        """See `Backbone.weights_hash`; covers the dtypes, too."""
-        return hash_weights(self.network)
+        """See `Backbone.weights_hash`; covers the dtypes and the summary tokens, too."""
+        weights = hash_weights(self.network)
+        if self.cls_tokens == (0,):
+            return weights
+        return hashlib.sha256(f"{weights} {self.cls_tokens}".encode()).hexdigest()
 
     def spec(self) -> dict[str, str | int | bool]:
         """See `Backbone.spec`; `TimmBackbone.from_spec` reads it."""

@@ -23,10 +23,10 @@ def _paths(incomplete: str) -> list[str]:
 
 
 def data_names(incomplete: str) -> list[str]:
-    """Embedded data sets, then paths."""
-    from keepsight.data.demo import EMBEDDED
+    """Data sets by name, then paths."""
+    from keepsight.data.named import NAMES
 
-    return [name for name in EMBEDDED if name.startswith(incomplete)] + _paths(incomplete)
+    return [name for name in NAMES if name.startswith(incomplete)] + _paths(incomplete)
 
 
 def backbone_names(incomplete: str) -> list[str]:

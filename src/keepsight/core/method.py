@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -51,8 +51,23 @@ class FeatureMethod(ABC):
     """A method solved on the features of a frozen backbone."""
 
     @abstractmethod
-    def fit(self, x_NF: Tensor, labels_N: Tensor, unlabelled_MF: Tensor, num_classes: int, seed: int) -> Head:
-        """Fit on labelled features [N, F] (and unlabelled [M, F], M may be 0) and return the head that predicts.
+    def fit(
+        self,
+        x_NF: Tensor,
+        labels_N: Tensor,
+        unlabelled_MF: Tensor,
+        num_classes: int,
+        seed: int,
+        views: Sequence[Tensor] = (),
+    ) -> Head:
+        """Fit and return the head that predicts. Every class must have at least one label.
 
-        Every class must have at least one label.
+        Args:
+            x_NF: Labelled features [N, F].
+            labels_N: Their class indices [N].
+            unlabelled_MF: Unlabelled features [M, F]; M may be 0.
+            num_classes: K.
+            seed: Of whatever is drawn.
+            views: The features [N + M, F] of augmented views of the same images, labelled ones first; as many as the method's
+                settings ask for.
         """

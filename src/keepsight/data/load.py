@@ -14,13 +14,14 @@ import numpy as np
 from keepsight.core import UNLABELLED, Dataset, UserError
 from keepsight.core.progress import log
 from keepsight.data.array_files import read_hdf5, read_npz
-from keepsight.data.demo import EMBEDDED, read_embedded
 from keepsight.data.files import EXTENSIONS
 from keepsight.data.folder import read_folder
 from keepsight.data.frame import dataset_from_arrays, dataset_from_frame
+from keepsight.data.galaxy import is_galaxy_folder, read_galaxy_folder
 from keepsight.data.hub import is_hub_object, is_saved_folder, read_hub_name, read_hub_object, read_saved_folder
 from keepsight.data.idx import idx_pairs, read_idx_folder
 from keepsight.data.labels import check_class_names
+from keepsight.data.named import NAMES, read_named
 from keepsight.data.options import DEFAULTS
 from keepsight.data.options import DataConfig as DataConfig
 from keepsight.data.parquet import parquet_files, read_parquet
@@ -44,11 +45,11 @@ def load_dataset(source: Any, options: DataConfig | None = None, *, check: bool 
     """Images with labels from wherever they are.
 
     Args:
-        source: A text or path: an embedded name (see `EMBEDDED`), a folder of images, of Parquet files, of WebDataset shards,
-            of IDX files or saved by the package `datasets`, a .csv, .tsv, .parquet, .npz, .h5, .hdf5 or .tar file, a pattern of
-            shards, `hf:ORG/NAME` or `torchvision:NAME`. Or an object: (images, labels), a pandas data frame, a data set of the
-            package `datasets` or of torchvision, or a `Dataset`. A text that is both an embedded name and a folder here means
-            the embedded data; './name' or a `Path` means the folder.
+        source: A text or path: a name (see `NAMES`), a folder of images, of Parquet files, of WebDataset shards, of IDX
+            files, of GalaxyMNIST or saved by the package `datasets`, a .csv, .tsv, .parquet, .npz, .h5, .hdf5 or .tar file, a
+            pattern of shards, `hf:ORG/NAME` or `torchvision:NAME`. Or an object: (images, labels), a pandas data frame, a data
+            set of the package `datasets` or of torchvision, or a `Dataset`. A text that is both a name and a folder here means
+            the data of that name; './name' or a `Path` means the folder.
         options: Columns, keys and pixels; None finds the usual names.
         check: False lets images without any label do: for predicting, embedding and checking.
 
@@ -82,10 +83,10 @@ def _read_text(source: str | Path, options: DataConfig) -> Dataset:
             return read_hub_name(rest, options)
         if colon and scheme.lower() == "torchvision":
             return read_torchvision_name(rest, options)
-    if text in EMBEDDED and (isinstance(source, str) or not path.exists()):
+    if text in NAMES and (isinstance(source, str) or not path.exists()):
         if path.exists():
-            log.warning("%s is taken as the embedded data set: write ./%s for the folder of that name.", source, source)
-        return read_embedded(text)
+            log.warning("%s is taken as the data set of that name: write ./%s for the folder here.", source, source)
+        return read_named(text, options)
     if path.is_dir():
         return _read_directory(path, options)
     suffix = path.suffix.lower()
@@ -108,6 +109,8 @@ def _read_directory(path: Path, options: DataConfig) -> Dataset:
         return read_folder(path, options.pixels)
     if idx_pairs(path):
         return read_idx_folder(path, options)
+    if is_galaxy_folder(path):
+        return read_galaxy_folder(path, options)
     if parquet_files(path):
         return read_parquet(path, options)
     if shard_files(path):
@@ -165,8 +168,8 @@ def check_dataset(dataset: Dataset, source: str) -> None:
 
 def _nothing_there(source: str, path: Path) -> str:
     neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    close_names = difflib.get_close_matches(source, EMBEDDED, n=1)
+    close_names = difflib.get_close_matches(source.lower(), NAMES, n=1)
     close_files = [str(path.parent / name) for name in difflib.get_close_matches(path.name, neighbours, n=1)]
     close = close_names or close_files
     advice = f"did you mean {close[0]!r}?" if close else "check the spelling."
-    return f"There is no folder, CSV file or embedded data set {source!r} (embedded: {', '.join(EMBEDDED)}): {advice}"
+    return f"There is no folder, CSV file or named data set {source!r} (names: {', '.join(NAMES)}): {advice}"

@@ -28,10 +28,11 @@ from keepsight.data.pixels import PixelConfig, PixelError, to_rgb
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """How a class of torchvision is asked for each part, and which attribute holds its labels."""
+    """How a class of torchvision is asked for each part, which attribute holds its labels, and which files it reads."""
 
     parts: tuple[tuple[dict[str, Any], Part], ...]
     labels: str = "targets"
+    files: str = ""
 
 
 def _by_split(*splits: tuple[str, Part]) -> tuple[tuple[dict[str, Any], Part], ...]:
@@ -41,15 +42,16 @@ def _by_split(*splits: tuple[str, Part]) -> tuple[tuple[dict[str, Any], Part], .
 _TRAIN: tuple[tuple[dict[str, Any], Part], ...] = (({"train": True}, "train"), ({"train": False}, "test"))
 _TWO = _by_split(("train", "train"), ("test", "test"))
 _THREE = _by_split(("train", "train"), ("val", "val"), ("test", "test"))
+_IDX = "/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz"
 
 KNOWN: dict[str, _Known] = {
-    "MNIST": _Known(_TRAIN),
-    "FashionMNIST": _Known(_TRAIN),
-    "KMNIST": _Known(_TRAIN),
+    "MNIST": _Known(_TRAIN, files=f"MNIST{_IDX}"),
+    "FashionMNIST": _Known(_TRAIN, files=f"FashionMNIST{_IDX}"),
+    "KMNIST": _Known(_TRAIN, files=f"KMNIST{_IDX}"),
     "USPS": _Known(_TRAIN),
-    "CIFAR10": _Known(_TRAIN),
-    "CIFAR100": _Known(_TRAIN),
-    "SVHN": _Known(_TWO, "labels"),
+    "CIFAR10": _Known(_TRAIN, files="cifar-10-python.tar.gz"),
+    "CIFAR100": _Known(_TRAIN, files="cifar-100-python.tar.gz"),
+    "SVHN": _Known(_TWO, "labels", "train_32x32.mat and test_32x32.mat"),
     "STL10": _Known(_by_split(("train", "train"), ("test", "test"), ("unlabeled", "")), "labels"),
     "Food101": _Known(_TWO, "_labels"),
     "DTD": _Known(_THREE, "_labels"),
@@ -81,10 +83,14 @@ def read_torchvision_name(name: str, options: DataConfig = DEFAULTS) -> Dataset:
             f"did you mean 'torchvision:{by_lower[close[0]]}'?" if close else "give any other as an object from Python."
         )
         raise UserError(f"There is no data set 'torchvision:{name}' here ({', '.join(KNOWN)}): {advice}")
-    root = Path(options.data_root).expanduser() if options.data_root else cache_directory() / "torchvision"
-    known = KNOWN[wanted]
+    root, known = files_root(options), KNOWN[wanted]
     loaded = [(_loaded(wanted, root, arguments), part) for arguments, part in known.parts]
     return _dataset(wanted, loaded, known.labels, options)
+
+
+def files_root(options: DataConfig = DEFAULTS) -> Path:
+    """The folder of published files: `options.data_root`, or `torchvision` in keepsight's cache."""
+    return Path(options.data_root).expanduser() if options.data_root else cache_directory() / "torchvision"
 
 
 def read_torchvision_object(source: Any, options: DataConfig = DEFAULTS) -> Dataset:
@@ -114,9 +120,10 @@ def _loaded(name: str, root: Path, arguments: dict[str, Any]) -> Any:
             return kind(root=str(root), download=True, **arguments)
     except Exception as error:  # the network's and the disk's errors are of many kinds
         reason = " ".join(str(error).split()).rstrip(".")[:200]
+        files = f"its published files ({KNOWN[name].files})" if KNOWN[name].files else "torchvision's files"
         raise UserError(
             f"torchvision:{name} is not whole in {root} and cannot be fetched ({type(error).__name__}: {reason}): check the "
-            f"network connection, or put torchvision's files there and name the folder with data_root."
+            f"network connection, or put {files} there, or name the folder that has them with data_root."
         ) from error
 
 

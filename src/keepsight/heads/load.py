@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from keepsight.core import Head, UserError
+from keepsight.heads.content_style import ContentStyleHead
 from keepsight.heads.linear import LinearHead
 from keepsight.heads.neighbours import NeighbourHead
 
-KINDS: dict[str, type[LinearHead] | type[NeighbourHead]] = {"linear": LinearHead, "neighbours": NeighbourHead}
+KINDS: dict[str, type[LinearHead] | type[NeighbourHead] | type[ContentStyleHead]] = {
+    "linear": LinearHead,
+    "neighbours": NeighbourHead,
+    "content-style": ContentStyleHead,
+}
 
 
 def head_kind(head: Head) -> str:

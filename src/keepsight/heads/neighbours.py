@@ -18,16 +18,17 @@ SMOOTHING = 1e-3
 class NeighbourHead(Head):
     """Log of the neighbours' weighted, smoothed vote.
 
-    With u = (x - mean) / scale, normalised to length one, and s_n = <u, bank_n>, the k entries of the largest s_n vote with
-    weight max(s_n, 0)^3: p = sum_n w_n votes_n / sum_n w_n, and the logits are g log((1 - e) p + e / K) with e = 0.001 and
-    the sharpness g (1 unless stored otherwise), which changes probabilities and no decision. A vote may be one-hot (a label)
-    or a posterior.
+    With u = (x - mean) / scale (times the axes, if the head has some), normalised to length one, and s_n = <u, bank_n>, the k entries
+    of the largest s_n vote with weight max(s_n, 0)^3: p = sum_n w_n votes_n / sum_n w_n, and the logits are
+    g log((1 - e) p + e / K) with e = 0.001 and the sharpness g (1 unless stored otherwise), which changes probabilities and no
+    decision. A vote may be one-hot (a label) or a posterior.
 
     Args:
         features: Length F of the read-out features.
         classes: Number of classes K.
         bank: Number N of stored entries.
         k: Neighbours that vote.
+        reduced: Length D of the features on the axes; 0 for a head without axes, which compares all F.
 
     Example:
         >>> head = NeighbourHead(features=2, classes=2, bank=2, k=1)
@@ -38,27 +39,43 @@ class NeighbourHead(Head):
 
     mean_F: Tensor
     scale_F: Tensor
+    axes_FD: Tensor | None
     bank_NF: Tensor
     votes_NK: Tensor
     sharpness: Tensor
 
-    def __init__(self, features: int, classes: int, bank: int, k: int) -> None:
+    def __init__(self, features: int, classes: int, bank: int, k: int, reduced: int = 0) -> None:
         super().__init__()
         if not 1 <= k <= bank:
             raise ValueError(f"k must lie between 1 and the size of the bank ({bank}), got {k}")
         self.k = k
         self.register_buffer("mean_F", torch.zeros(features))
         self.register_buffer("scale_F", torch.ones(features))
-        self.register_buffer("bank_NF", torch.zeros(bank, features))
+        self.register_buffer("axes_FD", torch.zeros(features, reduced) if reduced else None)
+        self.register_buffer("bank_NF", torch.zeros(bank, reduced or features))
         self.register_buffer("votes_NK", torch.zeros(bank, classes))
         self.register_buffer("sharpness", torch.ones(()))
 
     def store(self, x_NF: Tensor, votes_NK: Tensor, mean_F: Tensor, scale_F: Tensor, sharpness: float = 1.0) -> None:
         """Fill the bank with features [N, F] as they were read out, and their votes (rows that sum to one)."""
+        self.store_rows(unit_rows(x_NF, mean_F, scale_F), votes_NK, mean_F, scale_F, None, sharpness)
+
+    def store_rows(
+        self,
+        unit_ND: Tensor,
+        votes_NK: Tensor,
+        mean_F: Tensor,
+        scale_F: Tensor,
+        axes_FD: Tensor | None,
+        sharpness: float = 1.0,
+    ) -> None:
+        """Fill the bank with rows of length one that are compared as they are, and what brings new features there."""
         self.sharpness.fill_(sharpness)
         self.mean_F.copy_(mean_F)
         self.scale_F.copy_(scale_F)
-        self.bank_NF.copy_(unit_rows(x_NF, mean_F, scale_F))
+        if self.axes_FD is not None and axes_FD is not None:
+            self.axes_FD.copy_(axes_FD)
+        self.bank_NF.copy_(unit_ND)
         self.votes_NK.copy_(votes_NK)
 
     def forward(self, x_BF: Tensor) -> Tensor:
@@ -69,19 +86,21 @@ class NeighbourHead(Head):
 
     def logits_at_once(self, x_BF: Tensor) -> Tensor:
         """What `forward` gives, with memory for B N similarities."""
-        similar_BN = unit_rows(x_BF, self.mean_F, self.scale_F) @ self.bank_NF.T
+        similar_BN = unit_rows(x_BF, self.mean_F, self.scale_F, self.axes_FD) @ self.bank_NF.T
         similar_Bk, nearest_Bk = similar_BN.topk(self.k, dim=1)
         return self.sharpness * vote_logits(similar_Bk, self.votes_NK[nearest_Bk])
 
     def shape(self) -> dict[str, int]:
         """Keyword arguments of the constructor."""
-        bank, features = self.bank_NF.shape
-        return {"features": features, "classes": self.votes_NK.shape[1], "bank": bank, "k": self.k}
+        classes, features, bank = self.votes_NK.shape[1], len(self.mean_F), len(self.bank_NF)
+        reduced = 0 if self.axes_FD is None else self.axes_FD.shape[1]
+        return {"features": features, "classes": classes, "bank": bank, "k": self.k, "reduced": reduced}
 
 
-def unit_rows(x_NF: Tensor, mean_F: Tensor, scale_F: Tensor) -> Tensor:
-    """(x - mean) / scale with every row scaled to length one (a zero row stays zero)."""
-    return F.normalize((x_NF - mean_F) / scale_F, dim=1)
+def unit_rows(x_NF: Tensor, mean_F: Tensor, scale_F: Tensor, axes_FD: Tensor | None = None) -> Tensor:
+    """(x - mean) / scale, on the axes if there are some, with every row scaled to length one (a zero row stays zero)."""
+    standard_NF = (x_NF - mean_F) / scale_F
+    return F.normalize(standard_NF if axes_FD is None else standard_NF @ axes_FD, dim=1)
 
 
 def vote_logits(similar_Bk: Tensor, votes_BkK: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Knows features and labels only. Whatever is chosen here (k, the penalty) is chos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -39,9 +40,17 @@ class KNN(FeatureMethod):
     def __init__(self, config: KNNConfig | None = None) -> None:
         self.config = config or KNNConfig()
 
-    def fit(self, x_NF: Tensor, labels_N: Tensor, unlabelled_MF: Tensor, num_classes: int, seed: int) -> NeighbourHead:
+    def fit(
+        self,
+        x_NF: Tensor,
+        labels_N: Tensor,
+        unlabelled_MF: Tensor,
+        num_classes: int,
+        seed: int,
+        views: Sequence[Tensor] = (),
+    ) -> NeighbourHead:
         """Choose k and store the labelled images; the unlabelled ones and the seed are not used."""
-        del unlabelled_MF, seed
+        del unlabelled_MF, seed, views
         mean_F, scale_F = standardisation(x_NF)
         votes_NK = F.one_hot(labels_N, num_classes).to(x_NF)
         k = choose_k(unit_rows(x_NF, mean_F, scale_F), labels_N, votes_NK, self.config.ks)
@@ -100,9 +109,17 @@ class Probe(FeatureMethod):
     def __init__(self, config: ProbeConfig | None = None) -> None:
         self.config = config or ProbeConfig()
 
-    def fit(self, x_NF: Tensor, labels_N: Tensor, unlabelled_MF: Tensor, num_classes: int, seed: int) -> LinearHead:
+    def fit(
+        self,
+        x_NF: Tensor,
+        labels_N: Tensor,
+        unlabelled_MF: Tensor,
+        num_classes: int,
+        seed: int,
+        views: Sequence[Tensor] = (),
+    ) -> LinearHead:
         """Choose the strength (the seed shuffles the folds) and fit all labels; unlabelled images are not used."""
-        del unlabelled_MF
+        del unlabelled_MF, views
         mean_F, scale_F = standardisation(x_NF)
         space = row_space((x_NF - mean_F) / scale_F)
         strength = self.strength(space, labels_N, num_classes, seed) * space.squared_length

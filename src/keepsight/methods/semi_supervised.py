@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from torch.nn import functional as F
 
 from keepsight.core import Config, FeatureMethod
 from keepsight.data.splits import stratified_folds
+from keepsight.data.transforms import AugmentConfig
 from keepsight.heads.graph import Array, neighbour_graph, posteriors, propagate
 from keepsight.heads.linear import standardisation
 from keepsight.heads.neighbours import NeighbourHead, smoothed_log, unit_rows
+from keepsight.heads.reduction import Reduction
 
 PRIOR_WIDTH = 0.3
 """Standard deviation of the sharpness' logarithm around its default before any label is seen."""
@@ -32,6 +35,11 @@ class LabelPropagationConfig(Config):
         tolerance: Relative residual at which conjugate gradients stop.
         folds: Folds of hidden labels on which the sharpness of the probabilities is fitted.
         default_sharpness: Used where a class has a single label, so that nothing can be hidden.
+        views: Augmented views of every image. 0 compares the plain images' features; with views they are compared on the axes in
+            which the views of one image differ little (`Reduction.fit_views`), each image as the mean of its views.
+        augmentation: Of the views.
+        reduced: Principal axes that are kept before views are compared.
+        ridge: See `Reduction.fit_views`.
     """
 
     k: int = Field(default=5, ge=1)
@@ -39,6 +47,10 @@ class LabelPropagationConfig(Config):
     tolerance: float = Field(default=1e-6, gt=0)
     folds: int = Field(default=5, ge=2)
     default_sharpness: float = Field(default=1.3, gt=0)
+    views: int = Field(default=0, ge=0)
+    augmentation: AugmentConfig = AugmentConfig()
+    reduced: int = Field(default=512, ge=1)
+    ridge: float = Field(default=0.1, gt=0)
 
 
 class LabelPropagation(FeatureMethod):
@@ -51,19 +63,34 @@ class LabelPropagation(FeatureMethod):
     def __init__(self, config: LabelPropagationConfig | None = None) -> None:
         self.config = config or LabelPropagationConfig()
 
-    def fit(self, x_NF: Tensor, labels_N: Tensor, unlabelled_MF: Tensor, num_classes: int, seed: int) -> NeighbourHead:
+    def fit(
+        self,
+        x_NF: Tensor,
+        labels_N: Tensor,
+        unlabelled_MF: Tensor,
+        num_classes: int,
+        seed: int,
+        views: Sequence[Tensor] = (),
+    ) -> NeighbourHead:
         """Propagate over N + M nodes and store them all with their posteriors; the seed shuffles calibration folds."""
         nodes = torch.cat([x_NF, unlabelled_MF])
-        mean_F, scale_F = standardisation(nodes)
-        graph = neighbour_graph(unit_rows(nodes, mean_F, scale_F), self.config.k)
+        if views:
+            reduction = Reduction.fit_views(nodes, views, self.config.reduced, self.config.ridge)
+            mean_F, scale_F, axes_FD = reduction.mean_F, reduction.scale_F, reduction.axes_FD
+            unit = F.normalize(torch.stack([reduction(x) for x in (nodes, *views)]).mean(dim=0), dim=1)
+        else:
+            (mean_F, scale_F), axes_FD = standardisation(nodes), None
+            unit = unit_rows(nodes, mean_F, scale_F)
+        graph = neighbour_graph(unit, self.config.k)
         y = np.zeros((len(nodes), num_classes))
         y[np.arange(len(x_NF)), labels_N.cpu().numpy()] = 1.0
         votes = self._posteriors(graph, y)
         sharpness = self._sharpness(graph, y, labels_N.cpu().numpy(), seed)
         votes[: len(x_NF)] = y[: len(x_NF)]
         k = min(self.config.k, len(nodes))
-        head = NeighbourHead(features=x_NF.shape[1], classes=num_classes, bank=len(nodes), k=k)
-        head.store(nodes, torch.from_numpy(votes).to(x_NF), mean_F, scale_F, sharpness)
+        reduced = 0 if axes_FD is None else axes_FD.shape[1]
+        head = NeighbourHead(features=x_NF.shape[1], classes=num_classes, bank=len(nodes), k=k, reduced=reduced)
+        head.store_rows(unit, torch.from_numpy(votes).to(x_NF), mean_F, scale_F, axes_FD, sharpness)
         return head
 
     def _posteriors(self, graph: sparse.csr_array, y_NK: Array) -> Array:

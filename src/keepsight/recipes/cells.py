@@ -8,16 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 import keepsight
-from keepsight.core import Config, processes
+from keepsight.core import Config, FeatureMethod, processes
 from keepsight.core.files import atomic_directory, is_sound
 from keepsight.core.progress import log
+from keepsight.data.transforms import AugmentConfig
 from keepsight.evaluate.cost import measured
 from keepsight.methods.frozen import KNN, Probe
 from keepsight.methods.semi_supervised import LabelPropagation
@@ -31,12 +32,26 @@ from keepsight.recipes.fit_frozen import fit_frozen
 Fit = Callable[[Context, Cell], Fitted]
 
 
+class _Views(Protocol):
+    """Settings of a method that may look at augmented views."""
+
+    @property
+    def views(self) -> int: ...
+    @property
+    def augmentation(self) -> AugmentConfig: ...
+
+
+def _with_views(method: FeatureMethod, settings: _Views) -> Fit:
+    return partial(fit_frozen, method=method, views=settings.views, augmentation=settings.augmentation)
+
+
 def _fits(config: TuneConfig) -> dict[MethodName, Fit]:
     """How each method is fitted: the one place that knows all of them."""
     return {
         "knn": partial(fit_frozen, method=KNN(config.knn)),
         "probe": partial(fit_frozen, method=Probe(config.probe)),
-        "label-propagation": partial(fit_frozen, method=LabelPropagation(config.label_propagation)),
+        "label-propagation": _with_views(LabelPropagation(config.label_propagation), config.label_propagation),
+        "view-propagation": _with_views(LabelPropagation(config.view_propagation), config.view_propagation),
         "finetune-bitfit": partial(fit_finetune, adapter="bitfit", settings=config.finetune_bitfit),
         "finetune-lora": partial(fit_finetune, adapter="lora", settings=config.finetune_lora),
         "finetune-full": partial(fit_finetune, adapter="full", settings=config.finetune_full),

@@ -24,7 +24,9 @@ from keepsight.methods.semi_supervised import LabelPropagationConfig
 from keepsight.train import OptimConfig, TrainConfig
 from keepsight.train.trackers import TrackerName
 
-MethodName = Literal["knn", "probe", "label-propagation", "finetune-bitfit", "finetune-lora", "finetune-full"]
+MethodName = Literal[
+    "knn", "probe", "label-propagation", "view-propagation", "finetune-bitfit", "finetune-lora", "finetune-full"
+]
 METHODS: tuple[MethodName, ...] = typing.get_args(MethodName)
 """In the order of their cost; ties are decided for the earlier one."""
 
@@ -69,6 +71,10 @@ def _full() -> FinetuneSettings:
     return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=3e-5)))
 
 
+def _view_propagation() -> LabelPropagationConfig:
+    return LabelPropagationConfig(views=6)
+
+
 class TuneConfig(Config):
     """Everything `keepsight tune` does, as saved in a run's config.yaml.
 
@@ -83,7 +89,7 @@ class TuneConfig(Config):
         split: Labels, test and validation parts.
         trackers: Where training curves go beside TensorBoard files in the run folder: wandb, mlflow.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
-        knn, probe, label_propagation, finetune_bitfit, finetune_lora, finetune_full: The methods' own settings.
+        knn, probe, label_propagation, view_propagation, finetune_bitfit, finetune_lora, finetune_full: The methods' own settings.
     """
 
     data: str
@@ -99,6 +105,7 @@ class TuneConfig(Config):
     knn: KNNConfig = KNNConfig()
     probe: ProbeConfig = ProbeConfig()
     label_propagation: LabelPropagationConfig = LabelPropagationConfig()
+    view_propagation: LabelPropagationConfig = Field(default_factory=_view_propagation)
     finetune_bitfit: FinetuneSettings = Field(default_factory=_bitfit)
     finetune_lora: FinetuneSettings = Field(default_factory=_lora)
     finetune_full: FinetuneSettings = Field(default_factory=_full)
@@ -228,8 +235,13 @@ def resolve(
     """
     merged: dict[str, Any] = demo() if data == "demo" else {"data": data}
     # The adapters differ in their defaults: setting one value of an adapter must not bring back the shared ones.
-    own = {"finetune_bitfit": _bitfit(), "finetune_lora": _lora(), "finetune_full": _full()}
-    merged = _merge({key: settings.model_dump() for key, settings in own.items()}, merged)
+    own: dict[str, Config] = {
+        "finetune_bitfit": _bitfit(),
+        "finetune_lora": _lora(),
+        "finetune_full": _full(),
+        "view_propagation": _view_propagation(),
+    }
+    merged = _merge({key: own_defaults.model_dump() for key, own_defaults in own.items()}, merged)
     if file is not None:
         merged = _merge(_read_yaml(file), {"data": merged["data"]} if data != "demo" else {})
         merged.setdefault("data", data)
