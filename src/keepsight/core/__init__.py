@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keepsight.core.backbone import Backbone, Preprocessing
     from keepsight.core.batch import Batch
     from keepsight.core.config import Config
-    from keepsight.core.errors import UserError
+    from keepsight.core.errors import CollapsedError, UserError
     from keepsight.core.features import Features, Pool, Readout
     from keepsight.core.head import Head
     from keepsight.core.images import UNLABELLED, Dataset, ImageList
@@ -24,6 +24,7 @@ __all__ = [
     "UNLABELLED",
     "Backbone",
     "Batch",
+    "CollapsedError",
     "Config",
     "Dataset",
     "FeatureMethod",
@@ -42,6 +43,7 @@ __all__ = [
 _WHERE = {
     "Backbone": "keepsight.core.backbone",
     "Batch": "keepsight.core.batch",
+    "CollapsedError": "keepsight.core.errors",
     "Config": "keepsight.core.config",
     "Dataset": "keepsight.core.images",
     "FeatureMethod": "keepsight.core.method",

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the sentence alone and exits with code 2.
     """
+
+
+class CollapsedError(UserError):
+    """A training ended in a degenerate model: there is no result of it. A run goes on with its other methods and says so."""

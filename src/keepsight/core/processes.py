@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import distributed
+from torch import Tensor, distributed
+from torch.distributed.nn.functional import all_reduce
 
 from keepsight.core.errors import UserError
 
@@ -110,6 +111,14 @@ def _share(failed: UserError | None) -> None:
         raise failed
     if said:
         raise SharedError(said[0])
+
+
+def averaged(value: Tensor) -> Tensor:
+    """The mean of a tensor over the processes, with gradients: statistics of the global batch from equal shares of it."""
+    if not distributed.is_initialized() or count() == 1:
+        return value
+    total: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
+    return total / count()
 
 
 def any_true(value: bool, device: torch.device | None = None) -> bool:

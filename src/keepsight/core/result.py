@@ -31,6 +31,7 @@ class Result(Config):
         trainable_parameters: Parameters that were fitted.
         seconds: Wall time of fitting and predicting, mean over seeds; the features are extracted once and not included.
         peak_mib: Peak resident memory of the process meanwhile, MiB.
+        size: Input size of the backbone, px, where sizes are compared.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Result(Config):
     trainable_parameters: int = 0
     seconds: float = 0.0
     peak_mib: float = 0.0
+    size: int | None = None
 
 
 def read_results(path: Path) -> list[Result]:

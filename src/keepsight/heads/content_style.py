@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from keepsight.core import Head
 from keepsight.heads.reduction import Reduction
+
+Dropout = Callable[[Tensor], Tensor]
+
+
+class Perceptron(nn.Module):
+    """Linear layers with LeakyReLU 0.2 between them.
+
+    Args:
+        *widths: Of input, hidden layers and output.
+    """
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor, dropout: Dropout | None = None) -> Tensor:
+        """Inputs [B, first width] -> [B, last width]; `dropout` is applied after every hidden layer."""
+        for layer in list(self.layers)[:-1]:
+            x = F.leaky_relu(layer(x), 0.2)
+            if dropout is not None:
+                x = dropout(x)
+        out: Tensor = self.layers[-1](x)
+        return out
 
 
 class ContentStyleHead(Head):
@@ -18,10 +45,10 @@ class ContentStyleHead(Head):
         features: Length F of the read-out features.
         reduced: Length D of the token z.
         classes: Number of classes K.
-        hidden: Width of the content network.
+        hidden: Width of the content network's first layer; its second has half of it.
         style: Length S of the style; 0 for a head without style and decoder.
-        style_hidden: Width of the style network.
-        decoder_hidden: Width of the decoder.
+        style_hidden: Width of the style network's two layers.
+        decoder_hidden: Width of the decoder's first layer; its second has half of it.
 
     Example:
         >>> head = ContentStyleHead(features=6, reduced=4, classes=3, style=2)
@@ -50,23 +77,19 @@ class ContentStyleHead(Head):
             "decoder_hidden": decoder_hidden,
         }
         self.reduction = Reduction(features, reduced)
-        self.content_network = nn.Sequential(nn.Linear(reduced, hidden), nn.GELU(), nn.Linear(hidden, classes))
+        self.content_network = Perceptron(reduced, hidden, hidden // 2, classes)
         if style:
-            self.style_network = nn.Sequential(
-                nn.Linear(reduced, style_hidden), nn.GELU(), nn.Linear(style_hidden, style)
-            )
-            self.decoder = nn.Sequential(
-                nn.Linear(classes + style, decoder_hidden), nn.GELU(), nn.Linear(decoder_hidden, reduced)
-            )
+            self.style_network = Perceptron(reduced, style_hidden, style_hidden, style)
+            self.decoder = Perceptron(classes + style, decoder_hidden, decoder_hidden // 2, reduced)
 
     def token(self, x_BF: Tensor) -> Tensor:
         """The token z [B, D] of features [B, F]."""
         z_BD: Tensor = self.reduction(x_BF)
         return z_BD
 
-    def content_logits(self, z_BD: Tensor) -> Tensor:
-        """Class logits [B, K] of tokens [B, D]."""
-        logits_BK: Tensor = self.content_network(z_BD)
+    def content_logits(self, z_BD: Tensor, dropout: Dropout | None = None) -> Tensor:
+        """Class logits [B, K] of tokens [B, D]; `dropout` is applied to the hidden layers."""
+        logits_BK: Tensor = self.content_network(z_BD, dropout)
         return logits_BK
 
     def content(self, z_BD: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ SMOOTHING = 1e-3
 class NeighbourHead(Head):
     """Log of the neighbours' weighted, smoothed vote.
 
-    With u = (x - mean) / scale (times the axes, if the head has some), normalised to length one, and s_n = <u, bank_n>, the k entries
-    of the largest s_n vote with weight max(s_n, 0)^3: p = sum_n w_n votes_n / sum_n w_n, and the logits are
-    g log((1 - e) p + e / K) with e = 0.001 and the sharpness g (1 unless stored otherwise), which changes probabilities and no
-    decision. A vote may be one-hot (a label) or a posterior.
+    With u = (x - mean) / scale (times the axes, if the head has some), normalised to length one, and s_n = <u, bank_n>, the k
+    entries of the largest s_n vote with weight max(s_n, 0)^3: p = sum_n w_n votes_n / sum_n w_n, and the logits are g log((1 -
+    e) p + e / K) with e = 0.001 and the sharpness g (1 unless stored otherwise), which changes probabilities and no decision. A
+    vote may be one-hot (a label) or a posterior.
 
     Args:
         features: Length F of the read-out features.

@@ -34,12 +34,14 @@ class AdapterConfig(Config):
         layer_decay: Layer-wise learning-rate decay (BEiT, arXiv 2106.08254, appendix): block b of a readout at block B learns with
             lr * layer_decay^(B + 1 - b), what comes before the first block counts as block 0; the head learns with lr.
         checkpoint_blocks: Gradient checkpointing: less memory, about a third more time.
+        lr_scale: Factor on the learning rate of everything in the backbone; the head learns with the optimizer's own.
     """
 
     lora: LoraConfig = LoraConfig()
     first_block: int = Field(default=1, ge=1)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     checkpoint_blocks: bool = False
+    lr_scale: float = Field(default=1.0, gt=0)
 
 
 class Encoder(nn.Module, ABC):
@@ -74,7 +76,6 @@ class TunedBackbone(Encoder):
         adapter: "full", "lora" or "bitfit".
         config: See `AdapterConfig`.
         from_states: `forward` gets states after block `config.first_block` - 1 (`backbones.cut.prefix`) in place of images.
-        lr_scale: Factor on the learning rate of everything in the backbone.
     """
 
     def __init__(
@@ -84,7 +85,6 @@ class TunedBackbone(Encoder):
         adapter: Adapter,
         config: AdapterConfig,
         from_states: bool = False,
-        lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
         freeze_all(backbone)
@@ -98,7 +98,7 @@ class TunedBackbone(Encoder):
         if config.checkpoint_blocks:
             checkpoint_blocks(backbone)
         self.backbone = backbone
-        self._readout, self._config, self._from_states, self._lr_scale = readout, config, from_states, lr_scale
+        self._readout, self._config, self._from_states = readout, config, from_states
 
     @property
     def peft_model(self) -> PeftModel | None:
@@ -116,15 +116,15 @@ class TunedBackbone(Encoder):
         return self._readout.read(resume(self.backbone, inputs, self._config.first_block - 1, self._readout.blocks))
 
     def lr_scales(self) -> Mapping[nn.Parameter, float]:
-        """Layer-wise decay of the backbone's trained weights, times `lr_scale`."""
-        if self._config.layer_decay == 1 and self._lr_scale == 1:
+        """Layer-wise decay of the backbone's trained weights, times `AdapterConfig.lr_scale`."""
+        decay, scale = self._config.layer_decay, self._config.lr_scale
+        if decay == 1 and scale == 1:
             return {}
         trained = [(name, p) for name, p in self.backbone.network.named_parameters() if p.requires_grad]
-        if self._config.layer_decay == 1:
-            return {p: self._lr_scale for _, p in trained}
+        if decay == 1:
+            return {p: scale for _, p in trained}
         block_of, top = block_of_parameters(self.backbone), max(self._readout.blocks)
-        decay = self._config.layer_decay
-        return {p: self._lr_scale * decay ** max(top + 1 - block_of[name], 0) for name, p in trained}
+        return {p: scale * decay ** max(top + 1 - block_of[name], 0) for name, p in trained}
 
     def after_first_step(self) -> None:
         """Every adapter must have a gradient."""
