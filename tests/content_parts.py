@@ -11,12 +11,21 @@ from keepsight.heads.content_style import ContentStyleHead
 from keepsight.heads.reduction import Reduction
 from keepsight.methods.content_style import ContentStyle, ContentStyleConfig
 from keepsight.methods.encoder import CachedFeatures
-from keepsight.methods.guide import Guide, GuideConfig, make_guide, unguided
+from keepsight.methods.guide import Guide, GuideConfig, compared, make_guide, probe_evidence, unguided
 from keepsight.train import FeatureBatches, OptimConfig, TrainConfig
 
 CLASSES = 3
 EVERYTHING = ContentStyleConfig(
-    hidden=16, style=2, style_hidden=8, decoder_hidden=16, critic_hidden=8, content_prior=0.1, token_prior=0.1
+    hidden=16,
+    style=2,
+    style_hidden=8,
+    decoder_hidden=16,
+    critic_hidden=8,
+    content_prior=0.1,
+    token_prior=0.1,
+    neighbours=1.0,
+    marginal=1.0,
+    consistency=1.0,
 )
 SGD = TrainConfig(optim=OptimConfig(name="sgd", lr=0.05, momentum=0.0, weight_decay=0.0, clip=None, warmup=0.0))
 ADAM = TrainConfig(optim=OptimConfig(lr=5e-3, betas=(0.5, 0.99)), ema=0.9)
@@ -63,7 +72,9 @@ def problem(
     head.reduction.load_state_dict(reduction.state_dict())
     guide: Guide
     if config.propagated or config.neighbours:
-        guide = make_guide(z_ND, z_views, truth[:labelled], CLASSES, seed, GuideConfig(k=5))
+        settings = GuideConfig(k=5)
+        evidence = probe_evidence(z_ND, truth[:labelled], CLASSES, seed, settings)
+        guide = make_guide(compared(z_ND, z_views), truth[:labelled], CLASSES, evidence, settings)
     else:
         guide = unguided(truth[:labelled], CLASSES)
     method = ContentStyle(CachedFeatures(), head, guide, config, steps, seed)

@@ -5,8 +5,10 @@ import torch
 
 from keepsight.core import Head, UserError
 from keepsight.heads.content_style import ContentStyleHead
+from keepsight.heads.gaussian import GaussianHead
 from keepsight.heads.linear import LinearHead
 from keepsight.heads.load import KINDS, build_head, head_kind
+from keepsight.heads.mlp import MLPHead
 from keepsight.heads.neighbours import NeighbourHead
 
 
@@ -15,6 +17,10 @@ def example(kind: str) -> Head:
         head: Head = LinearHead(features=4, classes=3)
     elif kind == "content-style":
         head = ContentStyleHead(features=4, reduced=3, classes=3, hidden=8, style=2)
+    elif kind == "gaussian":
+        head = GaussianHead(features=4, reduced=2, classes=3, covariances=3)
+    elif kind == "mlp":
+        head = MLPHead(features=4, reduced=2, classes=3, hidden=5)
     else:
         head = NeighbourHead(features=4, classes=3, bank=6, k=2)
     with torch.no_grad():

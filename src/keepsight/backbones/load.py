@@ -13,6 +13,7 @@ from keepsight.backbones import timm_loading
 from keepsight.backbones.config import HUGGING_FACE, OPEN_CLIP, BackboneConfig, read_description
 from keepsight.backbones.listing import BackboneEntry, list_backbones
 from keepsight.backbones.packaged import PACKAGED
+from keepsight.backbones.small_cnn import SmallCnn
 from keepsight.backbones.timm_models import TimmBackbone
 from keepsight.backbones.weights import SUFFIXES
 from keepsight.core import Backbone
@@ -81,6 +82,8 @@ def build_backbone(spec: dict[str, str | int | bool]) -> Backbone:
         from keepsight.backbones.huggingface import TransformersBackbone
 
         return TransformersBackbone.from_spec(spec).eval()
+    if spec["library"] == "keepsight":
+        return SmallCnn.from_spec(spec).eval()
     return TimmBackbone.from_spec(spec).eval()
 
 

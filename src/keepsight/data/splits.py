@@ -216,7 +216,7 @@ def _draw_test(dataset: Dataset, pool: Indices, config: SplitConfig) -> Indices:
             f"of each of its {len(counts)} classes must stay for training."
         )
     low = (counts > 1).astype(np.int64) if total >= testable else np.zeros_like(counts)
-    taken = _allocate(counts, total, low, counts - 1)
+    taken = allocate(counts, total, low, counts - 1)
     if len(untested := np.flatnonzero(taken == 0)):
         names = ", ".join(repr(dataset.classes[c]) for c in untested[:5])
         log.warning(
@@ -224,7 +224,7 @@ def _draw_test(dataset: Dataset, pool: Indices, config: SplitConfig) -> Indices:
             len(untested),
             names,
         )
-    return pool[_pick(labels, taken, np.random.default_rng((config.seed, 0)))]
+    return pool[pick(labels, taken, np.random.default_rng((config.seed, 0)))]
 
 
 def _draw(
@@ -239,8 +239,8 @@ def _draw(
                 f"labels={config.labels} is fewer than the {len(counts)} classes of {dataset.name}: every class needs "
                 f"at least one."
             )
-        taken = _allocate(counts, config.labels, np.ones_like(counts), counts)
-        kept = pool[_pick(dataset.labels[pool], taken, rng)]
+        taken = allocate(counts, config.labels, np.ones_like(counts), counts)
+        kept = pool[pick(dataset.labels[pool], taken, rng)]
     validation = own_validation
     if config.validation > 0 and len(own_validation) == 0:
         counts = np.bincount(dataset.labels[kept], minlength=len(dataset.classes))
@@ -252,8 +252,8 @@ def _draw(
             )
         testable = int(np.count_nonzero(counts > 1))
         low = (counts > 1).astype(np.int64) if total >= testable else np.zeros_like(counts)
-        taken = _allocate(counts, total, low, counts - 1)
-        validation = kept[_pick(dataset.labels[kept], taken, rng)]
+        taken = allocate(counts, total, low, counts - 1)
+        validation = kept[pick(dataset.labels[kept], taken, rng)]
     return Draw(
         seed=seed,
         labelled=_indices(np.setdiff1d(kept, validation)),
@@ -262,7 +262,7 @@ def _draw(
     )
 
 
-def _allocate(counts_K: Indices, total: int, low_K: Indices, high_K: Indices) -> Indices:
+def allocate(counts_K: Indices, total: int, low_K: Indices, high_K: Indices) -> Indices:
     """Whole numbers [K] with the given sum, as near to proportional to counts as low <= number <= high allows."""
     ideal_K = total * counts_K / counts_K.sum()
     taken_K = np.clip(np.floor(ideal_K).astype(np.int64), low_K, high_K)
@@ -273,7 +273,7 @@ def _allocate(counts_K: Indices, total: int, low_K: Indices, high_K: Indices) ->
     return _indices(taken_K)
 
 
-def _pick(labels_N: Indices, taken_K: Indices, rng: np.random.Generator) -> Indices:
+def pick(labels_N: Indices, taken_K: Indices, rng: np.random.Generator) -> Indices:
     """Ascending positions of `taken` random members of each class."""
     picked = []
     for c, n in enumerate(taken_K):

@@ -52,9 +52,15 @@ def ece(probabilities_NK: Floats, labels_N: NDArray[np.int64], weights_N: Floats
     """
     confidence = probabilities_NK.max(axis=1)
     correct = probabilities_NK.argmax(axis=1) == labels_N
-    bin_N = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    bin_N, _ = confidence_bins(probabilities_NK, bins)
     gap = np.bincount(bin_N, weights=weights_N * (correct - confidence), minlength=bins)
     return float(np.abs(gap).sum() / weights_N.sum())
+
+
+def confidence_bins(probabilities_NK: Floats, bins: int = 15) -> tuple[NDArray[np.int64], int]:
+    """The bin [N] of each top probability, and how many bins there are: equal widths, each with its upper end."""
+    top_N = probabilities_NK.max(axis=1)
+    return np.clip(np.ceil(top_N * bins).astype(np.int64) - 1, 0, bins - 1), bins
 
 
 METRICS: dict[str, Metric] = {

@@ -51,12 +51,17 @@ def interval(metric: Metric, predictions: list[Floats], labels_N: NDArray[np.int
         labels_N: The truth.
         seed: Seed of the bootstrap.
     """
-    n, seeds = len(labels_N), len(predictions)
-    if n == 0 or seeds == 0:
+    n = len(labels_N)
+    if n == 0 or not predictions:
         raise ValueError("an interval needs at least one run and one image")
     ones = np.ones(n)
     values = np.array([metric(p, labels_N, ones) for p in predictions])
-    draws = _bootstrap(metric, predictions, labels_N, np.random.default_rng(seed))
+    return from_draws(values, _bootstrap(metric, predictions, labels_N, np.random.default_rng(seed)), n)
+
+
+def from_draws(values: Floats, draws: Floats, n: int) -> Interval:
+    """The interval of `interval` from a metric's values [S] of S runs and its mean over them on resamples [D] of n images."""
+    seeds = len(values)
     value, of_images = float(values.mean()), float(draws.var(ddof=1))
     # Where no resample differs (no error at all), the exact binomial bound stands in for the bootstrap's empty interval.
     least = 1 - 0.025 ** (1 / n) if of_images < 1e-18 else 0.0

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from keepsight.core import Head, UserError
 from keepsight.heads.content_style import ContentStyleHead
+from keepsight.heads.gaussian import GaussianHead
 from keepsight.heads.linear import LinearHead
+from keepsight.heads.mlp import MLPHead
 from keepsight.heads.neighbours import NeighbourHead
 
-KINDS: dict[str, type[LinearHead] | type[NeighbourHead] | type[ContentStyleHead]] = {
+KINDS: dict[
+    str, type[LinearHead] | type[NeighbourHead] | type[ContentStyleHead] | type[GaussianHead] | type[MLPHead]
+] = {
     "linear": LinearHead,
     "neighbours": NeighbourHead,
     "content-style": ContentStyleHead,
+    "gaussian": GaussianHead,
+    "mlp": MLPHead,
 }
 
 

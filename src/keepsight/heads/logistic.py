@@ -65,7 +65,7 @@ def row_space(x_NF: Tensor) -> RowSpace:
         basis_NR, back_RF = vectors * scale_R, (vectors / scale_R).T @ x
     else:
         basis_NR, back_RF = x @ vectors, vectors.T
-    design_NR = torch.cat([basis_NR, torch.ones_like(basis_NR[:, :1])], dim=1)
+    design_NR = torch.cat([basis_NR, basis_NR.new_ones(len(basis_NR), 1)], dim=1)
     # Without any spread (one row, or all alike) the unit is arbitrary, but a strength must stay positive.
     length = basis_NR.square().sum(dim=1).mean().item() or 1.0
     return RowSpace(design_NR.to(x_NF), back_RF.to(x_NF), mean_F, length)

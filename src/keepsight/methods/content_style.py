@@ -36,7 +36,7 @@ class ContentStyleConfig(Config):
     """Networks, and the weight of every loss; a weight of zero leaves the loss (and its network) out.
 
     Attributes:
-        hidden, style, style_hidden, decoder_hidden: See `ContentStyleHead`.
+        hidden, style, style_hidden, decoder_hidden, linear: See `ContentStyleHead`.
         critic_hidden: Width of the critics' two layers.
         dropout: In the content network.
         noise: Standard deviation of normal noise on the token before the content network (its entries have a mean square of one).
@@ -66,6 +66,7 @@ class ContentStyleConfig(Config):
     style: int = Field(default=16, ge=0)
     style_hidden: int = Field(default=128, ge=1)
     decoder_hidden: int = Field(default=256, ge=2)
+    linear: bool = True
     critic_hidden: int = Field(default=64, ge=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     noise: float = Field(default=0.3, ge=0)
@@ -74,18 +75,18 @@ class ContentStyleConfig(Config):
     content_prior: float = Field(default=0.0, ge=0)
     style_prior: float = Field(default=0.1, ge=0)
     token_prior: float = Field(default=0.0, ge=0)
-    reconstruction: float = Field(default=0.1, ge=0)
+    reconstruction: float = Field(default=0.3, ge=0)
     reconstruction_kind: Literal["mse", "cosine"] = "mse"
     content: Literal["soft", "gumbel", "hard"] = "soft"
     temperature: float = Field(default=1.0, gt=0)
     real_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    critic_noise: float = Field(default=0.0, ge=0)
+    critic_noise: float = Field(default=0.1, ge=0)
     critic_penalty: float = Field(default=0.0, ge=0)
     propagated: float = Field(default=1.0, ge=0)
     power: float = Field(default=2.0, gt=0)
-    neighbours: float = Field(default=1.0, ge=0)
-    marginal: float = Field(default=1.0, ge=0)
-    consistency: float = Field(default=1.0, ge=0)
+    neighbours: float = Field(default=0.0, ge=0)
+    marginal: float = Field(default=0.0, ge=0)
+    consistency: float = Field(default=0.0, ge=0)
     threshold: float = Field(default=0.9, ge=0, le=1)
     consistency_start: float = Field(default=0.2, ge=0, le=1)
 
@@ -108,6 +109,7 @@ class ContentStyle(Method):
     """
 
     uses_unlabelled = True
+    guide: Guide
     bank_NK: Tensor
     prior_K: Tensor
     running_K: Tensor
@@ -119,7 +121,7 @@ class ContentStyle(Method):
         self.encoder, self.head = encoder, head
         self._config, self._steps, self._seed = config, steps, seed
         self._classes = classes = len(guide.prior_K)
-        self._guide = guide
+        self.guide = guide
         width, token = config.critic_hidden, head.reduction.axes_FD.shape[1]
         inputs = {
             "content": classes if config.content_prior else 0,
@@ -208,7 +210,7 @@ class ContentStyle(Method):
         config, count = self._config, len(z_BD)
         reals: dict[str, Tensor] = {}
         if "content" in self.critics:
-            drawn_B = draws.classes(count, self._guide.prior_K)
+            drawn_B = draws.classes(count, self.guide.prior_K)
             one_hot_BK = F.one_hot(drawn_B, self._classes).float()
             smooth = config.real_smoothing
             reals["content"] = ((1 - smooth) * one_hot_BK + smooth / self._classes).to(z_BD)
@@ -266,7 +268,7 @@ class ContentStyle(Method):
 
     def _guided(self, logits_UK: Tensor, rows_U: Tensor, draws: Draws) -> dict[str, Tensor]:
         """The losses that look at the guide: propagated targets, neighbours, prior."""
-        config, guide, losses = self._config, self._guide, dict[str, Tensor]()
+        config, guide, losses = self._config, self.guide, dict[str, Tensor]()
         if config.propagated and len(guide.posteriors_NK):
             target_UK = sharpened(guide.posteriors_NK[rows_U.cpu()].to(logits_UK), config.power)
             losses["propagated"] = config.propagated * soft_cross_entropy(logits_UK, target_UK)
@@ -288,7 +290,7 @@ class ContentStyle(Method):
         rows = torch.cat([rows for rows, _ in gathered]).to(self.bank_NK.device)
         chance = torch.cat([chance for _, chance in gathered]).to(self.bank_NK)
         # An image that a batch holds twice (at the end of an epoch) is remembered by its mean, whatever the order.
-        seen, place_U, times = rows.unique(return_inverse=True, return_counts=True)
+        seen, place_U, times = torch.unique(rows, return_inverse=True, return_counts=True)
         total = torch.zeros(len(seen), chance.shape[1]).to(chance).index_add_(0, place_U, chance)
         self.bank_NK[seen] = total / times[:, None]
 

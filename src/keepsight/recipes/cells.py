@@ -5,29 +5,34 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import keepsight
-from keepsight.core import Config, FeatureMethod, processes
+from keepsight.core import FeatureMethod, processes
 from keepsight.core.files import atomic_directory, is_sound
 from keepsight.core.progress import log
 from keepsight.data.transforms import AugmentConfig
 from keepsight.evaluate.cost import measured
 from keepsight.methods.frozen import KNN, Probe
+from keepsight.methods.gaussian_mixture import GaussianMixture
+from keepsight.methods.self_training import SelfTraining
 from keepsight.methods.semi_supervised import LabelPropagation
+from keepsight.recipes.choose import fit_auto
 from keepsight.recipes.config import TOGETHER, MethodName, TuneConfig
 from keepsight.recipes.context import Cell as Cell
+from keepsight.recipes.context import CellOutcome as CellOutcome
+from keepsight.recipes.context import CellRecord, Fitted
 from keepsight.recipes.context import Context as Context
-from keepsight.recipes.context import Fitted
+from keepsight.recipes.fit_content_style import fit_content_style, fit_tuned_content_style
 from keepsight.recipes.fit_finetune import fit_finetune
+from keepsight.recipes.fit_fixmatch import fit_fixmatch, fit_tuned_fixmatch
 from keepsight.recipes.fit_frozen import fit_frozen
+from keepsight.recipes.fit_scratch import fit_scratch
 
 Fit = Callable[[Context, Cell], Fitted]
 
@@ -52,29 +57,21 @@ def _fits(config: TuneConfig) -> dict[MethodName, Fit]:
         "probe": partial(fit_frozen, method=Probe(config.probe)),
         "label-propagation": _with_views(LabelPropagation(config.label_propagation), config.label_propagation),
         "view-propagation": _with_views(LabelPropagation(config.view_propagation), config.view_propagation),
+        "self-training": _with_views(SelfTraining(config.self_training), config.self_training),
+        "gaussian-mixture": _with_views(GaussianMixture(config.gaussian_mixture), config.gaussian_mixture),
+        "fixmatch": partial(fit_fixmatch, settings=config.fixmatch),
+        "content-only": partial(fit_content_style, settings=config.content_only),
+        "content-style": partial(fit_content_style, settings=config.content_style),
+        "content-style-paper": partial(fit_content_style, settings=config.content_style_paper),
+        "auto": partial(fit_auto, run=run_cell),
+        "cnn": partial(fit_scratch, settings=config.cnn),
         "finetune-bitfit": partial(fit_finetune, adapter="bitfit", settings=config.finetune_bitfit),
         "finetune-lora": partial(fit_finetune, adapter="lora", settings=config.finetune_lora),
         "finetune-full": partial(fit_finetune, adapter="full", settings=config.finetune_full),
+        "fixmatch-lora": partial(fit_tuned_fixmatch, adapter="lora", settings=config.fixmatch_lora),
+        "content-style-lora": partial(fit_tuned_content_style, adapter="lora", settings=config.content_style_lora),
+        "content-style-full": partial(fit_tuned_content_style, adapter="full", settings=config.content_style_full),
     }
-
-
-class CellRecord(Config):
-    """cell.json: what a finished cell cost and how its weights were selected."""
-
-    selection: Literal["last", "validation"]
-    selected_step: int
-    steps: int
-    trainable_parameters: int
-    seconds: float
-    peak_mib: float
-
-
-@dataclass(frozen=True, slots=True)
-class CellOutcome:
-    """A finished cell: its record and the probabilities [N, K] on `measured_on`."""
-
-    record: CellRecord
-    probabilities: NDArray[np.float64]
 
 
 def run_cell(context: Context, cell: Cell) -> CellOutcome:
@@ -111,7 +108,7 @@ def _compute(context: Context, cell: Cell, folder: Path) -> None:
         return
     with atomic_directory(folder, sealed=True) as temporary:
         np.save(temporary / "probabilities.npy", probabilities)
-        if cell.keep_model:
+        if cell.keep_model and fitted.model is not None:
             fitted.model.save(temporary / "model", keepsight.__version__)
         (temporary / "cell.json").write_text(record.model_dump_json(indent=2))
     shutil.rmtree(context.checkpoints(cell), ignore_errors=True)

@@ -20,19 +20,46 @@ from keepsight.data.splits import SplitConfig
 from keepsight.data.transforms import AugmentConfig
 from keepsight.methods.finetune import FinetuneConfig
 from keepsight.methods.frozen import KNNConfig, ProbeConfig
+from keepsight.methods.gaussian_mixture import GaussianMixtureConfig
+from keepsight.methods.self_training import SelfTrainingConfig
 from keepsight.methods.semi_supervised import LabelPropagationConfig
+from keepsight.recipes import content_style_settings
+from keepsight.recipes.content_style_settings import ContentStyleSettings, TunedContentStyleSettings
+from keepsight.recipes.fixmatch_settings import FixMatchSettings, TunedFixMatchSettings, fixmatch_lora
 from keepsight.train import OptimConfig, TrainConfig
 from keepsight.train.trackers import TrackerName
 
 MethodName = Literal[
-    "knn", "probe", "label-propagation", "view-propagation", "finetune-bitfit", "finetune-lora", "finetune-full"
+    "knn",
+    "probe",
+    "label-propagation",
+    "view-propagation",
+    "self-training",
+    "gaussian-mixture",
+    "fixmatch",
+    "content-only",
+    "content-style",
+    "content-style-paper",
+    "auto",
+    "cnn",
+    "finetune-bitfit",
+    "finetune-lora",
+    "finetune-full",
+    "fixmatch-lora",
+    "content-style-lora",
+    "content-style-full",
 ]
 METHODS: tuple[MethodName, ...] = typing.get_args(MethodName)
 """In the order of their cost; ties are decided for the earlier one."""
 
 FINETUNED: tuple[MethodName, ...] = ("finetune-bitfit", "finetune-lora", "finetune-full")
 
-TOGETHER = frozenset[MethodName](FINETUNED)
+TRAINABLE: tuple[MethodName, ...] = ("cnn", *FINETUNED, "fixmatch-lora", "content-style-lora", "content-style-full")
+"""Methods that train a network on images; the others work on cached features of the frozen backbone."""
+
+TOGETHER = frozenset[MethodName](
+    (*TRAINABLE, "fixmatch", "content-only", "content-style", "content-style-paper", "auto")
+)
 """Methods that the trainer trains: under several processes all take part, while the others are solved by the main one."""
 
 DEFAULT_METHODS: tuple[MethodName, ...] = ("knn", "probe", "label-propagation", "finetune-lora", "finetune-full")
@@ -59,6 +86,28 @@ class FinetuneSettings(Config):
     training: TrainConfig = TrainConfig()
 
 
+class ScratchSettings(Config):
+    """How the small CNN is trained from random weights (see `recipes.fit_scratch`); it is a rival, not a use of the backbone.
+
+    Attributes:
+        width: Channels of the first of its three blocks; a multiple of 8.
+        readout: What its linear head sees.
+        epochs: Passes over the labelled images.
+        steps: At least so many steps, where the images are few.
+        batch_size: Labelled images a step.
+        augmentation: Of the training images; null for none.
+        training: The loop's config.
+    """
+
+    width: int = Field(default=32, ge=8, multiple_of=8)
+    readout: str = "3:grid3"
+    epochs: int = Field(default=30, ge=1)
+    steps: int = Field(default=600, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    augmentation: AugmentConfig | None = AugmentConfig()
+    training: TrainConfig = TrainConfig(optim=OptimConfig(lr=3e-3))
+
+
 def _bitfit() -> FinetuneSettings:
     return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=1e-3)))
 
@@ -75,6 +124,33 @@ def _view_propagation() -> LabelPropagationConfig:
     return LabelPropagationConfig(views=6)
 
 
+class AutoConfig(Config):
+    """Settings of the method `auto` (see `recipes.choose`).
+
+    Attributes:
+        candidates: What it chooses among.
+        default: What keeps its place where the evidence does not decide.
+        folds: Folds of the cross-validation on the labelled images.
+        least_labels: Labels that every class needs for a cross-validation; with fewer, agreement and margin decide.
+        sample: Unlabelled images that these are measured on.
+    """
+
+    candidates: tuple[MethodName, ...] = Field(
+        default=("probe", "label-propagation", "view-propagation", "content-style"), min_length=1
+    )
+    default: MethodName = "content-style"
+    folds: int = Field(default=3, ge=2)
+    least_labels: int = Field(default=3, ge=2)
+    sample: int = Field(default=1000, ge=1)
+
+    @field_validator("candidates")
+    @classmethod
+    def _candidates(cls, candidates: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
+        if "auto" in candidates or len(set(candidates)) != len(candidates):
+            raise ValueError("name other methods than auto, each once")
+        return candidates
+
+
 class TuneConfig(Config):
     """Everything `keepsight tune` does, as saved in a run's config.yaml.
 
@@ -89,7 +165,9 @@ class TuneConfig(Config):
         split: Labels, test and validation parts.
         trackers: Where training curves go beside TensorBoard files in the run folder: wandb, mlflow.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
-        knn, probe, label_propagation, view_propagation, finetune_bitfit, finetune_lora, finetune_full: The methods' own settings.
+        knn, probe, label_propagation, view_propagation, self_training, gaussian_mixture, fixmatch, content_only, content_style,
+            content_style_paper, auto, cnn, finetune_bitfit, finetune_lora, finetune_full, fixmatch_lora, content_style_lora,
+            content_style_full: The methods' own settings.
     """
 
     data: str
@@ -106,9 +184,20 @@ class TuneConfig(Config):
     probe: ProbeConfig = ProbeConfig()
     label_propagation: LabelPropagationConfig = LabelPropagationConfig()
     view_propagation: LabelPropagationConfig = Field(default_factory=_view_propagation)
+    self_training: SelfTrainingConfig = SelfTrainingConfig()
+    gaussian_mixture: GaussianMixtureConfig = GaussianMixtureConfig()
+    fixmatch: FixMatchSettings = FixMatchSettings()
+    fixmatch_lora: TunedFixMatchSettings = Field(default_factory=fixmatch_lora)
+    content_only: ContentStyleSettings = Field(default_factory=content_style_settings.content_only)
+    content_style: ContentStyleSettings = Field(default_factory=content_style_settings.content_style)
+    auto: AutoConfig = AutoConfig()
+    content_style_paper: ContentStyleSettings = Field(default_factory=content_style_settings.content_style_paper)
+    cnn: ScratchSettings = ScratchSettings()
     finetune_bitfit: FinetuneSettings = Field(default_factory=_bitfit)
     finetune_lora: FinetuneSettings = Field(default_factory=_lora)
     finetune_full: FinetuneSettings = Field(default_factory=_full)
+    content_style_lora: TunedContentStyleSettings = Field(default_factory=content_style_settings.content_style_lora)
+    content_style_full: TunedContentStyleSettings = Field(default_factory=content_style_settings.content_style_full)
 
     def finetuning(self, method: MethodName) -> FinetuneSettings:
         """The settings of one of `FINETUNED`."""
@@ -235,13 +324,12 @@ def resolve(
     """
     merged: dict[str, Any] = demo() if data == "demo" else {"data": data}
     # The adapters differ in their defaults: setting one value of an adapter must not bring back the shared ones.
-    own: dict[str, Config] = {
-        "finetune_bitfit": _bitfit(),
-        "finetune_lora": _lora(),
-        "finetune_full": _full(),
-        "view_propagation": _view_propagation(),
+    own = {
+        name: field.get_default(call_default_factory=True).model_dump()
+        for name, field in TuneConfig.model_fields.items()
+        if field.default_factory is not None
     }
-    merged = _merge({key: own_defaults.model_dump() for key, own_defaults in own.items()}, merged)
+    merged = _merge(own, merged)
     if file is not None:
         merged = _merge(_read_yaml(file), {"data": merged["data"]} if data != "demo" else {})
         merged.setdefault("data", data)

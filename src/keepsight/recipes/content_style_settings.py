@@ -27,19 +27,25 @@ class TunedContentStyleSettings(TunedSemiSettings):
     Attributes:
         objective: Networks and losses.
         guide: Label propagation and probe on the features of the backbone as it was, whose pooled posteriors are targets.
+        frozen_training: Of the rounds before the last, on cached features.
     """
 
     objective: ContentStyleConfig = ContentStyleConfig()
     guide: GuideConfig = GuideConfig()
+    frozen_training: TrainConfig = TrainConfig(optim=OptimConfig(lr=1e-3, betas=(0.5, 0.99)), ema=0.99)
 
 
 def _training(lr: float = 1e-3) -> TrainConfig:
     return TrainConfig(optim=OptimConfig(lr=lr, betas=(0.5, 0.99)), ema=0.99)
 
 
+def _token() -> TokenConfig:
+    return TokenConfig(views=4, reduced=384, ridge=0.03)
+
+
 def content_style() -> ContentStyleSettings:
-    """Everything that helps: view-whitened token, propagated targets, agreement of views, style and reconstruction."""
-    return ContentStyleSettings(token=TokenConfig(views=4, ridge=0.03), training=_training())
+    """Everything that helps: view-whitened token, propagated targets in two rounds, neighbours' vote, style and reconstruction."""
+    return ContentStyleSettings(token=_token(), epochs=10, least_steps=200, training=_training())
 
 
 def content_only() -> ContentStyleSettings:
@@ -51,22 +57,20 @@ def content_only() -> ContentStyleSettings:
 
 def content_style_paper() -> ContentStyleSettings:
     """The paper's terms alone: critics of content and style, reconstruction, cross-entropy; no graph and no views."""
-    objective = ContentStyleConfig(
-        content_prior=1.0,
-        style_prior=0.1,
-        reconstruction=1.0,
-        propagated=0.0,
-        neighbours=0.0,
-        marginal=0.0,
-        consistency=0.0,
+    objective = ContentStyleConfig(content_prior=1.0, style_prior=0.1, reconstruction=1.0, propagated=0.0)
+    return ContentStyleSettings(
+        token=TokenConfig(views=0, reduced=128),
+        objective=objective,
+        epochs=40,
+        least_steps=1000,
+        training=_training(),
     )
-    return ContentStyleSettings(token=TokenConfig(views=0, reduced=128), objective=objective, training=_training())
 
 
 def content_style_lora() -> TunedContentStyleSettings:
     """`content_style` with LoRA in the backbone."""
     return TunedContentStyleSettings(
-        token=TokenConfig(views=4, ridge=0.03),
+        token=_token(),
         batch_size=16,
         unlabelled_batch_size=32,
         epochs=2,

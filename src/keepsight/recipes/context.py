@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keepsight.core import Backbone, Dataset, Readout, processes
+from keepsight.core import Backbone, Config, Dataset, Readout, processes
 from keepsight.export.model import TunedModel
 from keepsight.features.extract import Extractor
 from keepsight.recipes.config import MethodName, TuneConfig
@@ -74,11 +74,33 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a fit gives: the model, its probabilities [N, K] on the cell's `measured_on`, and what training it took."""
+    """What a fit gives: the model, its probabilities [N, K] on the cell's `measured_on`, and what training it took.
 
-    model: TunedModel
+    The model may be None where the cell does not keep it.
+    """
+
+    model: TunedModel | None
     predict: Callable[[], NDArray[np.float32]]
     trainable_parameters: int
     selection: Literal["last", "validation"] = "last"
     selected_step: int = 0
     steps: int = 0
+
+
+class CellRecord(Config):
+    """cell.json: what a finished cell cost and how its weights were selected."""
+
+    selection: Literal["last", "validation"]
+    selected_step: int
+    steps: int
+    trainable_parameters: int
+    seconds: float
+    peak_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class CellOutcome:
+    """A finished cell: its record and the probabilities [N, K] on `measured_on`."""
+
+    record: CellRecord
+    probabilities: NDArray[np.float64]

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from keepsight.core import CollapsedError, processes
+from keepsight.core import CollapsedError, Head, processes
 from keepsight.core.progress import log
 from keepsight.heads.content_style import ContentStyleHead
 from keepsight.methods.content_style import ContentStyle, ContentStyleConfig
 from keepsight.methods.encoder import Adapter
-from keepsight.methods.guide import GuideConfig, make_guide, unguided
+from keepsight.methods.guide import (
+    Guide,
+    GuideConfig,
+    ProbeEvidence,
+    bank_of,
+    compared,
+    compared_again,
+    make_guide,
+    probe_evidence,
+    unguided,
+)
 from keepsight.recipes.content_style_settings import ContentStyleSettings, TunedContentStyleSettings
 from keepsight.recipes.context import Cell, Context, Fitted
 from keepsight.recipes.fit_semi import Nodes, fit_on_features, fit_on_images
@@ -21,49 +33,112 @@ LOOKED_AT = 512
 
 
 def fit_content_style(context: Context, cell: Cell, settings: ContentStyleSettings) -> Fitted:
-    """Content-style on cached features.
+    """Content-style on cached features, in one or more rounds (see `GuideConfig.rounds`).
 
     Raises:
         CollapsedError: The training ended in a model that predicts too few of the classes.
     """
     _say_if_supervised(cell)
-    built: list[tuple[ContentStyle, Nodes]] = []
-
-    def build(nodes: Nodes) -> ContentStyle:
-        method = _method(nodes, settings.objective, settings.guide, settings.steps(len(nodes.z_ND)))
-        built.append((method, nodes))
-        return method
-
-    fitted = fit_on_features(context, cell, settings, build)
-    method, nodes = built[-1]
-    with torch.no_grad():
-        device = next(method.parameters()).device
-        check_collapse(cell, torch.softmax(method.logits(nodes.z_ND.to(device)), dim=1).cpu(), method.prior_K.cpu())
-    return fitted
+    guides = Guides(settings.guide, settings.objective)
+    for number in range(1, guides.rounds):
+        early = dataclasses.replace(cell, name=f"{cell.name}/round-{number}", keep_model=False)
+        _fit_once(context, early, settings, guides)
+    return _fit_once(context, cell, settings, guides)
 
 
 def fit_tuned_content_style(
     context: Context, cell: Cell, settings: TunedContentStyleSettings, adapter: Adapter
 ) -> Fitted:
-    """Content-style with the backbone tuned, too.
+    """Content-style with the backbone tuned, too; every round but the last is one on cached features.
 
     Raises:
         CollapsedError: The training ended in a model that predicts too few of the classes.
     """
     _say_if_supervised(cell)
+    guides = Guides(settings.guide, settings.objective)
+    frozen = ContentStyleSettings(
+        token=settings.token, objective=settings.objective, guide=settings.guide, training=settings.frozen_training
+    )
+    for number in range(1, guides.rounds):
+        early = dataclasses.replace(cell, name=f"{cell.name}/round-{number}", keep_model=False)
+        _fit_once(context, early, frozen, guides)
     built: list[ContentStyle] = []
 
     def build(nodes: Nodes) -> ContentStyle:
-        built.append(_method(nodes, settings.objective, settings.guide, settings.steps(len(nodes.z_ND))))
+        built.append(_method(nodes, settings.objective, guides.next(nodes), settings.steps(len(nodes.z_ND))))
         return built[-1]
 
     fitted = fit_on_images(context, cell, settings, adapter, build)
     both = np.concatenate([cell.labelled, cell.unlabelled])
     rng = np.random.default_rng((cell.seed, 3))
     seen = np.sort(rng.choice(both, min(LOOKED_AT, len(both)), replace=False))
+    assert fitted.model is not None
     share = processes.mine(seen)
     chances = processes.joined(fitted.model.probabilities(context.dataset.images, share, what="checking"))
     check_collapse(cell, torch.from_numpy(chances), built[-1].prior_K.cpu())
+    return fitted
+
+
+class Guides:
+    """The guide of each round: from the tokens first, then from what the round before has learnt, too.
+
+    Args:
+        config: Of the guides.
+        objective: Without propagated targets and neighbours in it there is nothing to guide, and one round.
+    """
+
+    def __init__(self, config: GuideConfig, objective: ContentStyleConfig) -> None:
+        self._config, self._needed = config, objective.propagated > 0 or objective.neighbours > 0
+        self.rounds = config.rounds if self._needed else 1
+        self._content_NK: Tensor | None = None
+        self._known: tuple[Tensor, ProbeEvidence] | None = None
+
+    def next(self, nodes: Nodes) -> Guide:
+        """The guide for another training on these nodes, the same ones every time."""
+        if not self._needed:
+            return unguided(nodes.labels_L, nodes.num_classes)
+        if self._known is None:
+            probe = probe_evidence(nodes.z_ND, nodes.labels_L, nodes.num_classes, nodes.seed, self._config)
+            self._known = compared(nodes.z_ND, nodes.views), probe
+        unit_ND, probe = self._known
+        if self._content_NK is not None:
+            unit_ND = compared_again(unit_ND, self._content_NK, self._config.content_weight)
+        return make_guide(unit_ND, nodes.labels_L, nodes.num_classes, probe, self._config)
+
+    def learnt(self, method: ContentStyle, nodes: Nodes) -> None:
+        """Take note of what a round has learnt: its mean content over an image and the mean of its views."""
+        device = next(method.parameters()).device
+        mean_ND = torch.stack([nodes.z_ND, *nodes.views]).mean(dim=0)
+        with torch.no_grad():
+            seen = [method.head.content(z.to(device)).cpu() for z in (nodes.z_ND, mean_ND)]
+        self._content_NK = torch.stack(seen).mean(dim=0)
+
+
+def _fit_once(context: Context, cell: Cell, settings: ContentStyleSettings, guides: Guides) -> Fitted:
+    built: list[tuple[ContentStyle, Nodes]] = []
+
+    def build(nodes: Nodes) -> ContentStyle:
+        method = _method(nodes, settings.objective, guides.next(nodes), settings.steps(len(nodes.z_ND)))
+        built.append((method, nodes))
+        return method
+
+    def finish(head: Head) -> Head:
+        method, nodes = built[-1]
+        votes_NK = method.guide.posteriors_NK
+        if settings.guide.vote == 0 or not len(votes_NK):
+            return head
+        assert isinstance(head, ContentStyleHead)
+        device = votes_NK.device
+        return head.remember(bank_of(nodes.z_ND, nodes.views).to(device), votes_NK, settings.guide.vote).to(
+            next(head.parameters()).device
+        )
+
+    fitted = fit_on_features(context, cell, settings, build, finish)
+    method, nodes = built[-1]
+    guides.learnt(method, nodes)
+    with torch.no_grad():
+        device = next(method.parameters()).device
+        check_collapse(cell, torch.softmax(method.logits(nodes.z_ND.to(device)), dim=1).cpu(), method.prior_K.cpu())
     return fitted
 
 
@@ -80,7 +155,7 @@ def check_collapse(cell: Cell, chance_NK: Tensor, prior_K: Tensor) -> None:
     if not torch.isfinite(chance_NK).all() or max(predicted, 1) < expected / 2 or max(hard, 1) < expected / 2:
         raise CollapsedError(
             f"{cell.method} {cell.name} collapsed: it predicts {min(predicted, hard):.1f} classes (exp of the entropy) where about "
-            f"{expected:.1f} are expected, so there is no result; lower the learning rate or the critics' weights, or keep more labels."
+            f"{expected:.1f} are expected; there is no result: lower the learning rate or critics' weights, or keep more labels."
         )
 
 
@@ -99,7 +174,7 @@ def _say_if_supervised(cell: Cell) -> None:
         log.warning("%s %s has no unlabelled images: it is the supervised case.", cell.method, cell.name)
 
 
-def _method(nodes: Nodes, objective: ContentStyleConfig, guide: GuideConfig, steps: int) -> ContentStyle:
+def _method(nodes: Nodes, objective: ContentStyleConfig, guide: Guide, steps: int) -> ContentStyle:
     features, reduced = nodes.reduction.axes_FD.shape
     head = ContentStyleHead(
         features=features,
@@ -109,10 +184,7 @@ def _method(nodes: Nodes, objective: ContentStyleConfig, guide: GuideConfig, ste
         style=objective.style if objective.decomposes else 0,
         style_hidden=objective.style_hidden,
         decoder_hidden=objective.decoder_hidden,
+        linear=int(objective.linear),
     )
     head.reduction.load_state_dict(nodes.reduction.state_dict())
-    if objective.propagated or objective.neighbours:
-        found = make_guide(nodes.z_ND, nodes.views, nodes.labels_L, nodes.num_classes, nodes.seed, guide)
-    else:
-        found = unguided(nodes.labels_L, nodes.num_classes)
-    return ContentStyle(nodes.encoder, head, found, objective, steps, nodes.seed)
+    return ContentStyle(nodes.encoder, head, guide, objective, steps, nodes.seed)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 import keepsight
 from keepsight.core import UserError
-from keepsight.core.files import is_sound, said_if_full, seal
+from keepsight.core.files import is_sound, make_directory, said_if_full, seal
 from keepsight.core.progress import log
 from keepsight.recipes.config import TuneConfig, resolve
 
@@ -129,6 +129,25 @@ def check_writable(path: Path) -> None:
             FileLock(path / ".lock", timeout=0).acquire().lock.release()
         except Timeout as error:
             raise UserError(IN_USE.format(path)) from error
+
+
+@contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Within the block the folder, which is made, belongs to this process.
+
+    Raises:
+        UserError: It belongs to another one.
+    """
+    make_directory(path)
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(IN_USE.format(path)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def clear(path: Path) -> None:

@@ -48,7 +48,8 @@ class Plan(Config):
     seconds_finetuning: float
 
 
-def _seconds_per_image(backbone: Backbone, readout: Readout, backward: bool) -> float:
+def seconds_per_image(backbone: Backbone, readout: Readout, backward: bool) -> float:
+    """Seconds a forward pass takes (with `backward`, a training step) for one image of a batch."""
     images = torch.randn(BATCH, 3, backbone.preprocessing.size, backbone.preprocessing.size)
     seconds = []
     for _ in range(2):
@@ -76,12 +77,12 @@ def plan(config: TuneConfig) -> Plan:
         folds = len(stratified_folds(dataset.labels[first.labelled], config.selection_folds, first.seed))
     # "auto" may choose any block: the estimate is for the deepest.
     readout = (Readout() if config.readout == "auto" else Readout.parse(config.readout)).resolved(backbone.depth)
-    forward = _seconds_per_image(backbone, readout, backward=False)
+    forward = seconds_per_image(backbone, readout, backward=False)
     finetuning = 0.0
     chosen = [m for m in config.methods if m in FINETUNED]
     if chosen:
         train_reached(backbone, readout)
-        step = _seconds_per_image(backbone, readout, backward=True)
+        step = seconds_per_image(backbone, readout, backward=True)
         for method in chosen:
             settings = config.finetuning(method)
             images = settings.epochs * math.ceil(len(first.labelled) / settings.batch_size) * settings.batch_size

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keepsight.core import Result
-from keepsight.data.splits import Splits
+from keepsight.data.splits import Draw, Splits
 from keepsight.evaluate.classification import METRICS
 from keepsight.evaluate.intervals import Interval, interval
+from keepsight.evaluate.resampled import all_intervals
 from keepsight.recipes.cells import Cell, CellOutcome, Context
 from keepsight.recipes.config import MethodName
+from keepsight.recipes.context import Indices
 
 
 def _result(
@@ -50,32 +52,51 @@ def _result(
     )
 
 
+def on_test(
+    context: Context, method: MethodName, test: Indices, of: Sequence[tuple[Draw, CellOutcome]]
+) -> list[Result]:
+    """Every metric of one method on the test images, for each of the draws it was fitted on and over all of them."""
+    truth, n, made = context.dataset.labels[test], len(test), []
+    if n == 0 or not of:
+        return []
+    labels, outcomes = len(of[0][0].labelled), [outcome for _, outcome in of]
+    for name, found in all_intervals([outcome.probabilities for outcome in outcomes], truth).items():
+        for (draw, outcome), alone in zip(of, found, strict=False):
+            made.append(_result(context, method, "test", name, alone, n, len(draw.labelled), draw.seed, [outcome]))
+        made.append(_result(context, method, "test", name, found[-1], n, labels, None, outcomes))
+    return made
+
+
 def records_of(
-    context: Context, splits: Splits, outcomes: Mapping[tuple[MethodName, str], CellOutcome], cv: Sequence[Cell]
+    context: Context,
+    methods: Sequence[MethodName],
+    splits: Splits,
+    outcomes: Mapping[tuple[MethodName, str], CellOutcome],
+    cv: Sequence[Cell],
 ) -> list[Result]:
     """For each method: every metric on test for each seed and over seeds, and its cross-validated error."""
     labels, made = context.dataset.labels, []
-    for method in context.config.methods:
+    for method in methods:
         first = splits.draws[0]
-        of = [outcomes[method, f"seed-{draw.seed}"] for draw in splits.draws]
-        if len(splits.test):
-            truth, n = labels[splits.test], len(splits.test)
-            for name, metric in METRICS.items():
-                for draw, outcome in zip(splits.draws, of, strict=True):
-                    found = interval(metric, [outcome.probabilities], truth)
-                    made.append(
-                        _result(context, method, "test", name, found, n, len(draw.labelled), draw.seed, [outcome])
-                    )
-                found = interval(metric, [outcome.probabilities for outcome in of], truth)
-                made.append(_result(context, method, "test", name, found, n, len(first.labelled), None, of))
+        of = [(draw, outcomes[method, f"seed-{draw.seed}"]) for draw in splits.draws]
+        made += on_test(context, method, splits.test, of)
         folds = [c for c in cv if c.method == method]
         if folds:
             probabilities = np.concatenate([outcomes[method, c.name].probabilities for c in folds])
             truth = labels[np.concatenate([c.measured_on for c in folds])]
             found = interval(METRICS["error"], [probabilities], truth)
+            records = [outcome for _, outcome in of]
             made.append(
                 _result(
-                    context, method, "cross-validation", "error", found, len(truth), len(first.labelled), first.seed, of
+                    context,
+                    method,
+                    "cross-validation",
+                    "error",
+                    found,
+                    len(truth),
+                    len(first.labelled),
+                    first.seed,
+                    records,
                 )
             )
     return made

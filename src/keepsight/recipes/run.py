@@ -5,33 +5,40 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 import keepsight
 from keepsight.backbones.load import load_backbone
-from keepsight.core import Backbone, Dataset, Readout, Result, UserError, processes
-from keepsight.core.files import atomic_file, make_directory, said_if_full, sweep, write_text
+from keepsight.core import Backbone, CollapsedError, Dataset, Readout, Result, UserError, processes
+from keepsight.core.files import atomic_file, said_if_full, sweep, write_text
 from keepsight.core.progress import log
 from keepsight.core.result import read_results
 from keepsight.data.load import load_dataset
-from keepsight.data.splits import Draw, Splits, stratified_folds
+from keepsight.data.splits import Splits, stratified_folds
 from keepsight.evaluate.cost import measured
 from keepsight.export.model import Images, Predictions, TunedModel
-from keepsight.features.auto_readout import ReadoutChoice, candidate_readouts, choose_readout
 from keepsight.features.device import start_processes
 from keepsight.features.extract import Extractor
 from keepsight.recipes.card import write_model_card
 from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
 from keepsight.recipes.config import MethodName, TuneConfig, as_yaml
-from keepsight.recipes.folder import check_writable, clear, environment, finish, is_finished, log_file, run_folder
+from keepsight.recipes.folder import (
+    check_writable,
+    clear,
+    environment,
+    finish,
+    is_finished,
+    log_file,
+    owned,
+    run_folder,
+)
 from keepsight.recipes.prepare import config_and_images, readable_images, splits_of
+from keepsight.recipes.readout import readout_of
 from keepsight.recipes.recommend import Recommendation, recommend
 from keepsight.recipes.records import records_of
 from keepsight.report.html import write_html
@@ -39,9 +46,6 @@ from keepsight.train.trackers import check_trackers
 
 SKIPPED = "skipped.json"
 """The images that could not be read, where they are skipped."""
-
-READOUT_SAMPLE = 1500
-"""Unlabelled images that `readout="auto"` looks at."""
 
 
 class Run:
@@ -78,50 +82,6 @@ def load_run(path: str | Path) -> Run:
         raise UserError(f"There is no finished run in {folder}: start or resume it with keepsight tune --out {folder}.")
     recommendation = Recommendation.model_validate_json((folder / "recommendation.json").read_text(encoding="utf-8"))
     return Run(folder, read_results(folder / "results.jsonl"), recommendation)
-
-
-def _chosen_before(path: Path) -> ReadoutChoice | None:
-    """The choice that a killed run made; a damaged file is named and passed over."""
-    if not path.is_file():
-        return None
-    try:
-        return ReadoutChoice.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValueError:
-        log.warning("%s is damaged: the readout is chosen again", path)
-        return None
-
-
-def _readout(config: TuneConfig, dataset: Dataset, extractor: Extractor, draw: Draw, folder: Path) -> Readout:
-    """The configured readout, or the one chosen on the first seed's labelled (and some unlabelled) images."""
-    depth = extractor.backbone.depth
-    if config.readout != "auto":
-        return Readout.parse(config.readout).resolved(depth)
-    path = folder / "readout.json"
-    choice = processes.from_main(lambda: _chosen_before(path))
-    if choice is None:
-        rng = np.random.default_rng(config.split.seed)
-        sample = draw.unlabelled
-        if len(sample) > READOUT_SAMPLE:
-            sample = np.sort(rng.choice(sample, READOUT_SAMPLE, replace=False))
-        candidates = candidate_readouts(depth)
-        parts = sorted({part for candidate in candidates for part in candidate.parts})
-        log.info("choosing the readout among %d candidates", len(candidates))
-        extractor.fill(np.concatenate([draw.labelled, sample]), parts)
-
-        def choose() -> ReadoutChoice:
-            found = choose_readout(
-                candidates,
-                lambda block, pool: (extractor.part(draw.labelled, block, pool), extractor.part(sample, block, pool)),
-                torch.from_numpy(dataset.labels[draw.labelled]),
-                len(dataset.classes),
-                config.split.seed,
-            )
-            write_text(path, found.model_dump_json(indent=2))
-            return found
-
-        choice = processes.from_main(choose)
-    log.info("readout %s, chosen by %s", choice.readout, choice.criterion)
-    return choice.readout
 
 
 def _cells(config: TuneConfig, dataset: Dataset, splits: Splits) -> tuple[list[Cell], list[Cell]]:
@@ -168,8 +128,13 @@ def _finish(
     splits: Splits,
     outcomes: dict[tuple[MethodName, str], CellOutcome],
     cv: Sequence[Cell],
+    collapsed: Mapping[MethodName, CollapsedError],
 ) -> None:
     labels = context.dataset.labels
+    methods = tuple(method for method in config.methods if method not in collapsed)
+    if not methods:
+        raise next(iter(collapsed.values()))
+    cv = [cell for cell in cv if cell.method in methods]
     wrong: dict[str, NDArray[np.bool_]] = {
         method: np.concatenate(
             [
@@ -178,12 +143,12 @@ def _finish(
                 if c.method == method
             ]
         )
-        for method in config.methods
+        for method in methods
         if any(c.method == method for c in cv)
     }
     folds = len({c.name for c in cv})
-    recommendation = recommend(config.methods, wrong, folds, len(splits.draws[0].unlabelled) > 0)
-    results = records_of(context, splits, outcomes, cv)
+    recommendation = recommend(methods, wrong, folds, len(splits.draws[0].unlabelled) > 0)
+    results = records_of(context, methods, splits, outcomes, cv)
     path = context.folder
     write_text(path / "results.jsonl", "".join(r.model_dump_json() + "\n" for r in results))
     chosen = path / "cells" / recommendation.method / f"seed-{splits.draws[0].seed}" / "model"
@@ -194,6 +159,8 @@ def _finish(
         left_out = json.loads((path / SKIPPED).read_text(encoding="utf-8"))
         reasons = "\n".join(bad["reason"] for bad in left_out)
         notes = {f"Images left out, since they cannot be read: {len(left_out)}": reasons, **notes}
+    if collapsed:
+        notes = {"Methods without a result": "\n".join(str(error) for error in collapsed.values()), **notes}
     write_html(path / "report.html", context.dataset.name, results, recommendation.method, recommendation.why, notes)
     with atomic_file(path / "recommendation.json") as temporary:
         temporary.write_text(recommendation.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -259,11 +226,7 @@ def tune(
 
 def _take(held: contextlib.ExitStack, path: Path, config: TuneConfig, overwrite: bool) -> None:
     """The folder belongs to this run until `held` is closed, and what is logged goes into it."""
-    make_directory(path)
-    try:
-        held.enter_context(FileLock(path / ".lock", timeout=0))
-    except Timeout as error:
-        raise UserError(f"Another process is working in {path}: wait for it, or choose another --out.") from error
+    held.enter_context(owned(path))
     if overwrite:
         clear(path)
     sweep(path)
@@ -290,19 +253,27 @@ def _run(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backb
     )
     extractor = Extractor(backbone, dataset.images)
     with measured() as cost:
-        readout = _readout(config, dataset, extractor, draw, path)
+        readout = readout_of(config, dataset, extractor, draw, path)
         extractor.fill(np.arange(len(dataset.images)), readout.parts)
     extracted = sum(processes.everyone(extractor.extracted))
     log.info("features ready after %.1f s (%d images through the backbone)", cost.seconds, extracted)
     context = Context(config, dataset, backbone, readout, extractor, path)
     cv, final = _cells(config, dataset, splits)
     outcomes = {}
+    collapsed: dict[MethodName, CollapsedError] = {}
     for cell in [*cv, *final]:
-        outcomes[cell.method, cell.name] = outcome = run_cell(context, cell)
+        if cell.method in collapsed:
+            continue
+        try:
+            outcomes[cell.method, cell.name] = outcome = run_cell(context, cell)
+        except CollapsedError as error:
+            collapsed[cell.method] = error
+            log.warning("%s The other methods go on.", error)
+            continue
         wrong = outcome.probabilities.argmax(axis=1) != dataset.labels[cell.measured_on]
         seen = f"{100 * wrong.mean():.1f} % error" if len(wrong) else "not measured"
         log.info("%s %s: %s, %.1f s", cell.method, cell.name, seen, outcome.record.seconds)
     with processes.main_writes():
         if processes.is_main():
-            _finish(config, context, splits, outcomes, cv)
+            _finish(config, context, splits, outcomes, cv, collapsed)
     return load_run(path)

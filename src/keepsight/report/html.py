@@ -10,7 +10,7 @@ from keepsight.core import Result
 from keepsight.core.files import write_text
 from keepsight.report.summary import HEADINGS, Row, caption, cells, percent, rows
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d5dae0; --mark: #0b6bcb; --page: #fff; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6eaef; --soft: #9aa5b1; --line: #3a424c; --mark: #6cb2ff; --page: #15191e; }
@@ -32,6 +32,7 @@ pre { font-size: .8rem; overflow-x: auto; border: 1px solid var(--line); padding
 figure { margin: 1rem 0; }
 svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 """
+"""Of every page: light or dark as the reader's system."""
 
 
 def _picture(table: Sequence[Row], recommended: str | None) -> str:
@@ -108,7 +109,7 @@ def write_html(
     write_text(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>keepsight: {name}</title><style>{_STYLE}</style></head><body>"
+        f"<title>keepsight: {name}</title><style>{STYLE}</style></head><body>"
         f'<h1>{name}</h1><p>{escape(caption(results))}</p><p class="main">{escape(why)}</p>'
         f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>{_picture(table, recommended)}'
         f"<p>Seconds and peak memory are those of one seed: fitting and predicting, without the features, which are computed "
