@@ -65,4 +65,4 @@ def test_one_label_a_class_and_the_backbone_trained(
     with caplog.at_level(logging.INFO):
         tune(few, out=tmp_path / "run", methods=["fixmatch-lora"], split=split, **SETTINGS, fixmatch_lora=short)
     assert TunedModel.load(tmp_path / "run/cells/fixmatch-lora/seed-0/model").adapter is not None
-    assert any("temperature 0.5 and threshold 0.9 are the settings' own" in r.getMessage() for r in caplog.records)
+    assert any("temperature 0.3 and threshold 0.8 are the settings' own" in r.getMessage() for r in caplog.records)

@@ -41,8 +41,8 @@ class FixMatchConfig(Config):
     noise: float = Field(default=0.3, ge=0)
     blank: float = Field(default=0.3, ge=0, lt=1)
     weight: float = Field(default=1.0, ge=0)
-    temperature: float = Field(default=0.5, gt=0)
-    threshold: float = Field(default=0.9, ge=0, le=1)
+    temperature: float = Field(default=0.3, gt=0)
+    threshold: float = Field(default=0.8, ge=0, le=1)
     warmup: int = Field(default=50, ge=0)
     momentum: float | None = Field(default=0.95, ge=0, lt=1)
 

@@ -136,9 +136,12 @@ def _fit_once(context: Context, cell: Cell, settings: ContentStyleSettings, guid
     fitted = fit_on_features(context, cell, settings, build, finish)
     method, nodes = built[-1]
     guides.learnt(method, nodes)
+    assert fitted.model is not None
+    assert isinstance(fitted.model.head, ContentStyleHead)
+    head = fitted.model.head
     with torch.no_grad():
-        device = next(method.parameters()).device
-        check_collapse(cell, torch.softmax(method.logits(nodes.z_ND.to(device)), dim=1).cpu(), method.prior_K.cpu())
+        found = head.content(nodes.z_ND.to(next(head.parameters()).device)).cpu()
+    check_collapse(cell, found, method.prior_K.cpu())
     return fitted
 
 
