@@ -40,6 +40,7 @@ class ContentStyleConfig(Config):
         critic_hidden: Width of the critics' two layers.
         dropout: In the content network.
         noise: Standard deviation of normal noise on the token before the content network (its entries have a mean square of one).
+        plain: Share of the unlabelled images that are seen plain and not in an augmented view.
         supervised: Cross-entropy on the labelled images.
         label_smoothing: Of that cross-entropy.
         content_prior: The content fools a critic whose real samples are one-hot classes drawn from the prior.
@@ -70,6 +71,7 @@ class ContentStyleConfig(Config):
     critic_hidden: int = Field(default=64, ge=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     noise: float = Field(default=0.3, ge=0)
+    plain: float = Field(default=0.5, ge=0, le=1)
     supervised: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     content_prior: float = Field(default=0.0, ge=0)
@@ -227,13 +229,16 @@ class ContentStyle(Method):
         scores: Tensor = self.critics[name](x)
         return scores[:, 0]
 
-    def _student(self, batch: Batch) -> Tensor:
-        """The unlabelled images as they are learnt from: the augmented view, where there is one."""
-        return batch.strong if len(batch.strong) else batch.unlabelled
+    def _student(self, batch: Batch, draws: Draws) -> Tensor:
+        """The unlabelled images as they are learnt from: some plain, the others in an augmented view, where there is one."""
+        if not len(batch.strong):
+            return batch.unlabelled
+        is_plain_U = (draws.uniform(len(batch.strong)) < self._config.plain).to(batch.strong.device)
+        return torch.where(is_plain_U.view(-1, *[1] * (batch.strong.ndim - 1)), batch.unlabelled, batch.strong)
 
     def _critic_losses(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         with torch.no_grad():
-            z_UD = self.tokens(self._student(batch))
+            z_UD = self.tokens(self._student(batch, draws))
             fakes, _ = self._fakes(z_UD, self._content_logits(z_UD, draws), draws)
         losses = {}
         for name, real in self._reals(z_UD, draws).items():
@@ -247,7 +252,7 @@ class ContentStyle(Method):
     def _model_losses(self, batch: Batch, step: int, draws: Draws) -> dict[str, Tensor]:
         config, labelled = self._config, len(batch.inputs)
         z_LD = self.tokens(batch.inputs)
-        z_UD = self.tokens(self._student(batch))
+        z_UD = self.tokens(self._student(batch, draws))
         z_BD = torch.cat([z_LD, z_UD])
         logits_BK = self._content_logits(z_BD, draws)
         logits_UK = logits_BK[labelled:]

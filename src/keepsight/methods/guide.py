@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from keepsight.core import Config
 from keepsight.data.splits import stratified_folds
 from keepsight.heads.graph import neighbour_graph, posteriors, propagate
-from keepsight.heads.linear import standardisation
 from keepsight.heads.logistic import fit_logistic_ladder, row_space
 from keepsight.heads.neighbours import smoothed_log
 from keepsight.methods.frozen import Probe
@@ -52,7 +51,7 @@ class GuideConfig(Config):
     width: float = Field(default=0.3, gt=0)
     rounds: int = Field(default=2, ge=1)
     content_weight: float = Field(default=0.7, ge=0)
-    vote: float = Field(default=0.5, ge=0)
+    vote: float = Field(default=1.0, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +107,14 @@ def probe_evidence(z_ND: Tensor, labels_L: Tensor, num_classes: int, seed: int, 
     """The probe of one strength, chosen by cross-validation on all labels, on all of them and on each fold's."""
     count = len(labels_L)
     folds = stratified_folds(labels_L.cpu().numpy(), config.folds, seed)
-    mean_D, scale_D = standardisation(z_ND[:count])
-    space = row_space((z_ND[:count] - mean_D) / scale_D)
+    # Not standardised: the token's axes have the scales that the reduction gave them on purpose.
+    mean_D = z_ND[:count].mean(dim=0)
+    space = row_space(z_ND[:count] - mean_D)
     probe = Probe()
     strength = probe.strength(space, labels_L, num_classes, seed) * space.squared_length
     whole = fit_logistic_ladder(space, labels_L, num_classes, [strength], tolerance=probe.config.final_tolerance)
     weight_KD, bias_K = whole.coefficients(split=0, strength=0)
-    logs_NK = smoothed_log(torch.softmax(F.linear((z_ND - mean_D) / scale_D, weight_KD, bias_K), dim=1))
+    logs_NK = smoothed_log(torch.softmax(F.linear(z_ND - mean_D, weight_KD, bias_K), dim=1))
     hidden_LK = torch.empty(count, num_classes)
     if folds:
         weights_SN = torch.ones(len(folds), count).to(z_ND)

@@ -22,6 +22,7 @@ from keepsight.methods.frozen import KNN, Probe
 from keepsight.methods.gaussian_mixture import GaussianMixture
 from keepsight.methods.self_training import SelfTraining
 from keepsight.methods.semi_supervised import LabelPropagation
+from keepsight.methods.view_probe import ViewProbe
 from keepsight.recipes.choose import fit_auto
 from keepsight.recipes.config import TOGETHER, MethodName, TuneConfig
 from keepsight.recipes.context import Cell as Cell
@@ -56,6 +57,7 @@ def _fits(config: TuneConfig) -> dict[MethodName, Fit]:
         "knn": partial(fit_frozen, method=KNN(config.knn)),
         "probe": partial(fit_frozen, method=Probe(config.probe)),
         "label-propagation": _with_views(LabelPropagation(config.label_propagation), config.label_propagation),
+        "view-probe": _with_views(ViewProbe(config.view_probe), config.view_probe),
         "view-propagation": _with_views(LabelPropagation(config.view_propagation), config.view_propagation),
         "self-training": _with_views(SelfTraining(config.self_training), config.self_training),
         "gaussian-mixture": _with_views(GaussianMixture(config.gaussian_mixture), config.gaussian_mixture),

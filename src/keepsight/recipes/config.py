@@ -23,6 +23,7 @@ from keepsight.methods.frozen import KNNConfig, ProbeConfig
 from keepsight.methods.gaussian_mixture import GaussianMixtureConfig
 from keepsight.methods.self_training import SelfTrainingConfig
 from keepsight.methods.semi_supervised import LabelPropagationConfig
+from keepsight.methods.view_probe import ViewProbeConfig
 from keepsight.recipes import content_style_settings
 from keepsight.recipes.content_style_settings import ContentStyleSettings, TunedContentStyleSettings
 from keepsight.recipes.fixmatch_settings import FixMatchSettings, TunedFixMatchSettings, fixmatch_lora
@@ -33,6 +34,7 @@ MethodName = Literal[
     "knn",
     "probe",
     "label-propagation",
+    "view-probe",
     "view-propagation",
     "self-training",
     "gaussian-mixture",
@@ -136,7 +138,8 @@ class AutoConfig(Config):
     """
 
     candidates: tuple[MethodName, ...] = Field(
-        default=("probe", "label-propagation", "view-propagation", "content-style"), min_length=1
+        default=("probe", "view-probe", "label-propagation", "view-propagation", "gaussian-mixture", "content-style"),
+        min_length=1,
     )
     default: MethodName = "content-style"
     folds: int = Field(default=3, ge=2)
@@ -165,9 +168,9 @@ class TuneConfig(Config):
         split: Labels, test and validation parts.
         trackers: Where training curves go beside TensorBoard files in the run folder: wandb, mlflow.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
-        knn, probe, label_propagation, view_propagation, self_training, gaussian_mixture, fixmatch, content_only, content_style,
-            content_style_paper, auto, cnn, finetune_bitfit, finetune_lora, finetune_full, fixmatch_lora, content_style_lora,
-            content_style_full: The methods' own settings.
+        knn, probe, label_propagation, view_probe, view_propagation, self_training, gaussian_mixture, fixmatch, content_only,
+            content_style, content_style_paper, auto, cnn, finetune_bitfit, finetune_lora, finetune_full, fixmatch_lora,
+            content_style_lora, content_style_full: The methods' own settings.
     """
 
     data: str
@@ -183,6 +186,7 @@ class TuneConfig(Config):
     knn: KNNConfig = KNNConfig()
     probe: ProbeConfig = ProbeConfig()
     label_propagation: LabelPropagationConfig = LabelPropagationConfig()
+    view_probe: ViewProbeConfig = ViewProbeConfig()
     view_propagation: LabelPropagationConfig = Field(default_factory=_view_propagation)
     self_training: SelfTrainingConfig = SelfTrainingConfig()
     gaussian_mixture: GaussianMixtureConfig = GaussianMixtureConfig()

@@ -40,7 +40,7 @@ def _training(lr: float = 1e-3) -> TrainConfig:
 
 
 def _token() -> TokenConfig:
-    return TokenConfig(views=4, reduced=384, ridge=0.03)
+    return TokenConfig(views=6, reduced=384, ridge=0.03)
 
 
 def content_style() -> ContentStyleSettings:

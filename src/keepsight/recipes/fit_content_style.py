@@ -40,9 +40,7 @@ def fit_content_style(context: Context, cell: Cell, settings: ContentStyleSettin
     """
     _say_if_supervised(cell)
     guides = Guides(settings.guide, settings.objective)
-    for number in range(1, guides.rounds):
-        early = dataclasses.replace(cell, name=f"{cell.name}/round-{number}", keep_model=False)
-        _fit_once(context, early, settings, guides)
+    _early_rounds(context, cell, settings, guides)
     return _fit_once(context, cell, settings, guides)
 
 
@@ -59,9 +57,7 @@ def fit_tuned_content_style(
     frozen = ContentStyleSettings(
         token=settings.token, objective=settings.objective, guide=settings.guide, training=settings.frozen_training
     )
-    for number in range(1, guides.rounds):
-        early = dataclasses.replace(cell, name=f"{cell.name}/round-{number}", keep_model=False)
-        _fit_once(context, early, frozen, guides)
+    _early_rounds(context, cell, frozen, guides)
     built: list[ContentStyle] = []
 
     def build(nodes: Nodes) -> ContentStyle:
@@ -112,6 +108,14 @@ class Guides:
         with torch.no_grad():
             seen = [method.head.content(z.to(device)).cpu() for z in (nodes.z_ND, mean_ND)]
         self._content_NK = torch.stack(seen).mean(dim=0)
+
+
+def _early_rounds(context: Context, cell: Cell, settings: ContentStyleSettings, guides: Guides) -> None:
+    """All rounds but the last, of which only the content matters: they have no style."""
+    objective = settings.objective.model_copy(update={"style": 0})
+    for number in range(1, guides.rounds):
+        early = dataclasses.replace(cell, name=f"{cell.name}/round-{number}", keep_model=False)
+        _fit_once(context, early, settings.model_copy(update={"objective": objective}), guides)
 
 
 def _fit_once(context: Context, cell: Cell, settings: ContentStyleSettings, guides: Guides) -> Fitted:
