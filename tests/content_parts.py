@@ -8,7 +8,7 @@ from torch import Tensor
 
 from keepsight.data.streams import Stream
 from keepsight.heads.content_style import ContentStyleHead
-from keepsight.heads.reduction import Reduction
+from keepsight.heads.token import make_token
 from keepsight.methods.content_style import ContentStyle, ContentStyleConfig
 from keepsight.methods.encoder import CachedFeatures
 from keepsight.methods.guide import Guide, GuideConfig, compared, make_guide, probe_evidence, unguided
@@ -57,8 +57,8 @@ def problem(
     """The method on its tokens, its batches, the tokens and the truth."""
     x_NF, views, truth = tokens(n)
     views = views if with_views else []
-    reduction = Reduction.fit_views(x_NF, views, 6) if views else Reduction.fit(x_NF, 6)
-    z_ND, *z_views = (reduction(x) for x in (x_NF, *views))
+    token = make_token(x_NF, views, 6)
+    z_ND, z_views = token.z_ND, list(token.views)
     torch.manual_seed(seed)
     head = ContentStyleHead(
         6,
@@ -69,7 +69,7 @@ def problem(
         config.style_hidden,
         config.decoder_hidden,
     )
-    head.reduction.load_state_dict(reduction.state_dict())
+    head.reduction.take(token)
     guide: Guide
     if config.propagated or config.neighbours:
         settings = GuideConfig(k=5)

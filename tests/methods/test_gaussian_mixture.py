@@ -10,6 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
 from keepsight.heads.gaussian import GaussianHead
+from keepsight.heads.token import make_token
 from keepsight.methods.gaussian_mixture import GaussianMixture, GaussianMixtureConfig
 from semi_parts import clusters, first_of_each, views_of
 
@@ -93,7 +94,7 @@ def test_unlabelled_images_and_views_help() -> None:
     test, truth = clusters(600, seed=9)
     few = accuracy(GaussianMixture().fit(x[:3], labels[:3], x[:0], 3, 0), test, truth)
     more = accuracy(GaussianMixture().fit(x[:3], labels[:3], x[3:], 3, 0), test, truth)
-    most = accuracy(GaussianMixture().fit(x[:3], labels[:3], x[3:], 3, 0, views), test, truth)
+    most = accuracy(GaussianMixture().fit(x[:3], labels[:3], x[3:], 3, 0, make_token(x, views, 384)), test, truth)
     assert few < 0.9
     assert max(more, most) > few + 0.05
     assert most > 0.97

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from content_parts import CLASSES, tokens
-from keepsight.heads.reduction import Reduction
+from keepsight.heads.token import make_token
 from keepsight.methods.frozen import Probe
 from keepsight.methods.guide import (
     GuideConfig,
@@ -126,7 +126,7 @@ def test_without_a_guide_there_is_the_prior_of_the_labels() -> None:
 def test_duplicated_images_are_no_error() -> None:
     z = torch.ones(12, 6) + 1e-3 * torch.randn(12, 6)
     z[3:] = z[3]
-    reduced = Reduction.fit(z, 4)(z)
+    reduced = make_token(z, (), 4).z_ND
     evidence = probe_evidence(reduced, torch.tensor([0, 1, 2]), CLASSES, 0, GuideConfig())
     guide = make_guide(compared(reduced, []), torch.tensor([0, 1, 2]), CLASSES, evidence, GuideConfig(k=5))
     assert torch.isfinite(guide.posteriors_NK).all()

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from keepsight.heads.linear import LinearHead
-from keepsight.heads.token import fit_token
+from keepsight.heads.reduction import Reduction
+from keepsight.heads.token import make_token
 from keepsight.methods.self_training import SelfTraining, SelfTrainingConfig, aligned, most_confident
 from semi_parts import clusters, first_of_each, views_of
 
@@ -20,9 +21,11 @@ def test_unlabelled_images_and_views_help() -> None:
     x, labels, views = x[order], labels[order], views_of(x[order], 3)
     test, truth = clusters(600, seed=9)
     few = accuracy(SelfTraining().fit(x[:6], labels[:6], x[:0], 3, 0), test, truth)
-    most = accuracy(SelfTraining().fit(x[:6], labels[:6], x[6:], 3, 0, views), test, truth)
+    most = accuracy(SelfTraining().fit(x[:6], labels[:6], x[6:], 3, 0, make_token(x, views, 384)), test, truth)
     alone = SelfTrainingConfig(first_share=1e-9, rounds=1, more_rounds=0)
-    with_views = accuracy(SelfTraining(alone).fit(x[:6], labels[:6], x[6:], 3, 0, views), test, truth)
+    with_views = accuracy(
+        SelfTraining(alone).fit(x[:6], labels[:6], x[6:], 3, 0, make_token(x, views, 384)), test, truth
+    )
     assert few < 0.9
     assert most > with_views
     assert most > 0.96
@@ -33,7 +36,7 @@ def test_the_head_is_the_fit_on_the_token() -> None:
     x, labels = clusters(200)
     method = SelfTraining(SelfTrainingConfig(reduced=4))
     head = method.fit(x[:30], labels[:30], x[30:], 3, seed=0)
-    reduction = fit_token(x, [], 4, 0.1)
+    reduction = Reduction.of(make_token(x, (), 4))
     weight_KD, bias_K = method._solved(reduction(x), labels[:30], 3, seed=0)
     torch.testing.assert_close(head(x), reduction(x) @ weight_KD.T + bias_K, atol=1e-4, rtol=1e-4)
 

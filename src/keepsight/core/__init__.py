@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keepsight.core.method import FeatureMethod, Method
     from keepsight.core.result import Result
     from keepsight.core.text import TextTower
+    from keepsight.core.token import Token
 
 __all__ = [
     "UNLABELLED",
@@ -37,6 +38,7 @@ __all__ = [
     "Readout",
     "Result",
     "TextTower",
+    "Token",
     "UserError",
 ]
 
@@ -56,6 +58,7 @@ _WHERE = {
     "Readout": "keepsight.core.features",
     "Result": "keepsight.core.result",
     "TextTower": "keepsight.core.text",
+    "Token": "keepsight.core.token",
     "UNLABELLED": "keepsight.core.images",
     "UserError": "keepsight.core.errors",
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from keepsight.core.batch import Batch
 from keepsight.core.head import Head
+from keepsight.core.token import Token
 
 
 class Method(nn.Module, ABC):
@@ -58,7 +59,7 @@ class FeatureMethod(ABC):
         unlabelled_MF: Tensor,
         num_classes: int,
         seed: int,
-        views: Sequence[Tensor] = (),
+        token: Token | None = None,
     ) -> Head:
         """Fit and return the head that predicts. Every class must have at least one label.
 
@@ -68,6 +69,6 @@ class FeatureMethod(ABC):
             unlabelled_MF: Unlabelled features [M, F]; M may be 0.
             num_classes: K.
             seed: Of whatever is drawn.
-            views: The features [N + M, F] of augmented views of the same images, labelled ones first; as many as the method's
-                settings ask for.
+            token: Tokens of the same N + M images, labelled ones first, with as many views as the method's settings ask for. A
+                method that works on tokens makes them of the plain features where it gets none.
         """

@@ -5,7 +5,6 @@ Knows features and labels only. Whatever is chosen here (k, the penalty) is chos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -13,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from keepsight.core import Config, FeatureMethod
+from keepsight.core import Config, FeatureMethod, Token
 from keepsight.data.splits import stratified_folds
 from keepsight.heads.linear import LinearHead, standardisation
 from keepsight.heads.logistic import RowSpace, cross_validate, fit_logistic_ladder, row_space
@@ -47,10 +46,10 @@ class KNN(FeatureMethod):
         unlabelled_MF: Tensor,
         num_classes: int,
         seed: int,
-        views: Sequence[Tensor] = (),
+        token: Token | None = None,
     ) -> NeighbourHead:
         """Choose k and store the labelled images; the unlabelled ones and the seed are not used."""
-        del unlabelled_MF, seed, views
+        del unlabelled_MF, seed, token
         mean_F, scale_F = standardisation(x_NF)
         votes_NK = F.one_hot(labels_N, num_classes).to(x_NF)
         k = choose_k(unit_rows(x_NF, mean_F, scale_F), labels_N, votes_NK, self.config.ks)
@@ -116,10 +115,10 @@ class Probe(FeatureMethod):
         unlabelled_MF: Tensor,
         num_classes: int,
         seed: int,
-        views: Sequence[Tensor] = (),
+        token: Token | None = None,
     ) -> LinearHead:
         """Choose the strength (the seed shuffles the folds) and fit all labels; unlabelled images are not used."""
-        del unlabelled_MF, views
+        del unlabelled_MF, token
         mean_F, scale_F = standardisation(x_NF)
         space = row_space((x_NF - mean_F) / scale_F)
         strength = self.strength(space, labels_N, num_classes, seed) * space.squared_length

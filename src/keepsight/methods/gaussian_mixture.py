@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,24 +12,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from keepsight.core import Config, FeatureMethod
+from keepsight.core import FeatureMethod, Token
 from keepsight.data.splits import stratified_folds
-from keepsight.data.transforms import AugmentConfig
 from keepsight.heads.gaussian import GaussianHead, log_densities
 from keepsight.heads.reduction import principal_axes
-from keepsight.heads.token import fit_token, view_mean
+from keepsight.heads.token import make_token
+from keepsight.methods.tokens import TokenConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class GaussianMixtureConfig(Config):
+class GaussianMixtureConfig(TokenConfig):
     """Settings of `GaussianMixture`.
 
     Attributes:
-        views: Augmented views of every image; see `LabelPropagationConfig.views`. Each image is the mean of its views.
-        augmentation: Of the views.
-        reduced: Principal axes that are kept before views are compared.
-        ridge: See `Reduction.fit_views`.
         axes: Principal axes of the token on which the mixture is fitted.
         shrinkage: Share of a multiple of the identity in every covariance.
         candidates: (own, weight) to choose among by cross-validation: `own` is the largest share of a class's own covariance, the
@@ -42,10 +38,6 @@ class GaussianMixtureConfig(Config):
         tolerance: The fit stops when no responsibility changes by more.
     """
 
-    views: int = Field(default=6, ge=0)
-    augmentation: AugmentConfig = AugmentConfig()
-    reduced: int = Field(default=512, ge=1)
-    ridge: float = Field(default=0.1, gt=0)
     axes: int = Field(default=64, ge=1)
     shrinkage: float = Field(default=0.1, gt=0, le=1)
     candidates: Annotated[tuple[tuple[Share, Share], ...], Field(min_length=1)] = (
@@ -95,13 +87,12 @@ class GaussianMixture(FeatureMethod):
         unlabelled_MF: Tensor,
         num_classes: int,
         seed: int,
-        views: Sequence[Tensor] = (),
+        token: Token | None = None,
     ) -> GaussianHead:
         """Choose the candidate and fit; the seed draws folds and what the search looks at."""
         config = self.config
-        nodes = torch.cat([x_NF, unlabelled_MF])
-        reduction = fit_token(nodes, views, config.reduced, config.ridge)
-        z_ND = view_mean(reduction, nodes, views)
+        token = token or make_token(torch.cat([x_NF, unlabelled_MF]), (), config.reduced, config.ridge)
+        z_ND = token.mean_over_views()
         try:
             _, axes_DA = principal_axes(z_ND - z_ND.mean(dim=0), config.axes)
         except ValueError:
@@ -110,9 +101,7 @@ class GaussianMixture(FeatureMethod):
         own, weight = self._choose(z_NA, labels_N, num_classes, seed)
         mixture = self._fit(z_NA, labels_N, num_classes, own, weight, config.iterations)
         head = GaussianHead(x_NF.shape[1], axes_DA.shape[1], num_classes, len(mixture.whiten_CDD))
-        head.reduction.mean_F.copy_(reduction.mean_F)
-        head.reduction.scale_F.copy_(reduction.scale_F)
-        head.reduction.axes_FD.copy_(reduction.axes_FD @ axes_DA)
+        head.reduction.take(dataclasses.replace(token, axes_FD=token.axes_FD @ axes_DA))
         head.mean_KD.copy_(mixture.mean_KD)
         head.whiten_CDD.copy_(mixture.whiten_CDD)
         head.constant_K.copy_(mixture.constant_K)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -10,22 +9,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from keepsight.core import Config, FeatureMethod
+from keepsight.core import FeatureMethod, Token
 from keepsight.data.splits import stratified_folds
-from keepsight.data.transforms import AugmentConfig
 from keepsight.heads.linear import LinearHead
 from keepsight.heads.logistic import Folds, RowSpace, cross_validate, fit_logistic_ladder, row_space
-from keepsight.heads.token import fit_token, view_mean
+from keepsight.heads.token import make_token
+from keepsight.methods.tokens import TokenConfig
 
 
-class SelfTrainingConfig(Config):
+class SelfTrainingConfig(TokenConfig):
     """Settings of `SelfTraining`.
 
     Attributes:
-        views: Augmented views of every image; see `LabelPropagationConfig.views`. Each image is the mean of its views.
-        augmentation: Of the views.
-        reduced: Principal axes that are kept before views are compared.
-        ridge: See `Reduction.fit_views`.
         strengths: The ladder of L2 penalties, in units of the tokens' mean squared length; chosen on the labels alone.
         default_strength: Used where a class has a single label.
         least_strength: The fits to pseudo-labels use at least this.
@@ -40,10 +35,6 @@ class SelfTrainingConfig(Config):
         tolerance: Relative accuracy of each fit.
     """
 
-    views: int = Field(default=6, ge=0)
-    augmentation: AugmentConfig = AugmentConfig()
-    reduced: int = Field(default=512, ge=1)
-    ridge: float = Field(default=0.1, gt=0)
     strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = tuple(
         10.0 ** (e / 2) for e in range(-11, 1)
     )
@@ -78,18 +69,16 @@ class SelfTraining(FeatureMethod):
         unlabelled_MF: Tensor,
         num_classes: int,
         seed: int,
-        views: Sequence[Tensor] = (),
+        token: Token | None = None,
     ) -> LinearHead:
         """Choose the strength on the labels (the seed shuffles the folds) and iterate."""
         config = self.config
-        nodes = torch.cat([x_NF, unlabelled_MF])
-        reduction = fit_token(nodes, views, config.reduced, config.ridge)
-        z_ND = view_mean(reduction, nodes, views)
-        weight_KD, bias_K = self._solved(z_ND, labels_N, num_classes, seed)
+        token = token or make_token(torch.cat([x_NF, unlabelled_MF]), (), config.reduced, config.ridge)
+        weight_KD, bias_K = self._solved(token.mean_over_views(), labels_N, num_classes, seed)
         head = LinearHead(features=x_NF.shape[1], classes=num_classes)
-        state = {"mean_F": reduction.mean_F, "scale_F": reduction.scale_F, "bias_K": bias_K}
+        state = {"mean_F": token.mean_F, "scale_F": token.scale_F, "bias_K": bias_K}
         # The head works on the standardised features: the axes are folded into its weights.
-        head.load_state_dict(state | {"weight_KF": weight_KD @ reduction.axes_FD.T})
+        head.load_state_dict(state | {"weight_KF": weight_KD @ token.axes_FD.T})
         return head
 
     def _solved(self, z_ND: Tensor, labels_L: Tensor, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:

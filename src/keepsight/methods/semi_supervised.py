@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,19 +13,18 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-from keepsight.core import Config, FeatureMethod
+from keepsight.core import FeatureMethod, Token
 from keepsight.data.splits import stratified_folds
-from keepsight.data.transforms import AugmentConfig
 from keepsight.heads.graph import Array, neighbour_graph, posteriors, propagate
 from keepsight.heads.linear import standardisation
 from keepsight.heads.neighbours import NeighbourHead, smoothed_log, unit_rows
-from keepsight.heads.reduction import Reduction
+from keepsight.methods.tokens import TokenConfig
 
 PRIOR_WIDTH = 0.3
 """Standard deviation of the sharpness' logarithm around its default before any label is seen."""
 
 
-class LabelPropagationConfig(Config):
+class LabelPropagationConfig(TokenConfig):
     """Settings of `LabelPropagation`.
 
     Attributes:
@@ -35,11 +33,7 @@ class LabelPropagationConfig(Config):
         tolerance: Relative residual at which conjugate gradients stop.
         folds: Folds of hidden labels on which the sharpness of the probabilities is fitted.
         default_sharpness: Used where a class has a single label, so that nothing can be hidden.
-        views: Augmented views of every image. 0 compares the plain images' features; with views they are compared on the axes in
-            which the views of one image differ little (`Reduction.fit_views`), each image as the mean of its views.
-        augmentation: Of the views.
-        reduced: Principal axes that are kept before views are compared.
-        ridge: See `Reduction.fit_views`.
+        views: 0 compares the plain images' features; with views tokens are compared, each image as the mean of its views.
     """
 
     k: int = Field(default=5, ge=1)
@@ -48,9 +42,6 @@ class LabelPropagationConfig(Config):
     folds: int = Field(default=5, ge=2)
     default_sharpness: float = Field(default=1.3, gt=0)
     views: int = Field(default=0, ge=0)
-    augmentation: AugmentConfig = AugmentConfig()
-    reduced: int = Field(default=512, ge=1)
-    ridge: float = Field(default=0.1, gt=0)
 
 
 class LabelPropagation(FeatureMethod):
@@ -70,16 +61,16 @@ class LabelPropagation(FeatureMethod):
         unlabelled_MF: Tensor,
         num_classes: int,
         seed: int,
-        views: Sequence[Tensor] = (),
+        token: Token | None = None,
     ) -> NeighbourHead:
         """Propagate over N + M nodes and store them all with their posteriors; the seed shuffles calibration folds."""
         nodes = torch.cat([x_NF, unlabelled_MF])
-        if views:
-            reduction = Reduction.fit_views(nodes, views, self.config.reduced, self.config.ridge)
-            mean_F, scale_F, axes_FD = reduction.mean_F, reduction.scale_F, reduction.axes_FD
-            unit = F.normalize(torch.stack([reduction(x) for x in (nodes, *views)]).mean(dim=0), dim=1)
+        axes_FD: Tensor | None = None
+        if token is not None:
+            mean_F, scale_F, axes_FD = token.mean_F, token.scale_F, token.axes_FD
+            unit = F.normalize(token.mean_over_views(), dim=1)
         else:
-            (mean_F, scale_F), axes_FD = standardisation(nodes), None
+            mean_F, scale_F = standardisation(nodes)
             unit = unit_rows(nodes, mean_F, scale_F)
         graph = neighbour_graph(unit, self.config.k)
         y = np.zeros((len(nodes), num_classes))

@@ -7,16 +7,14 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 import keepsight
-from keepsight.core import FeatureMethod, processes
+from keepsight.core import processes
 from keepsight.core.files import atomic_directory, is_sound
 from keepsight.core.progress import log
-from keepsight.data.transforms import AugmentConfig
 from keepsight.evaluate.cost import measured
 from keepsight.methods.frozen import KNN, Probe
 from keepsight.methods.gaussian_mixture import GaussianMixture
@@ -38,29 +36,22 @@ from keepsight.recipes.fit_scratch import fit_scratch
 Fit = Callable[[Context, Cell], Fitted]
 
 
-class _Views(Protocol):
-    """Settings of a method that may look at augmented views."""
-
-    @property
-    def views(self) -> int: ...
-    @property
-    def augmentation(self) -> AugmentConfig: ...
-
-
-def _with_views(method: FeatureMethod, settings: _Views) -> Fit:
-    return partial(fit_frozen, method=method, views=settings.views, augmentation=settings.augmentation)
-
-
 def _fits(config: TuneConfig) -> dict[MethodName, Fit]:
     """How each method is fitted: the one place that knows all of them."""
     return {
         "knn": partial(fit_frozen, method=KNN(config.knn)),
         "probe": partial(fit_frozen, method=Probe(config.probe)),
-        "label-propagation": _with_views(LabelPropagation(config.label_propagation), config.label_propagation),
-        "view-probe": _with_views(ViewProbe(config.view_probe), config.view_probe),
-        "view-propagation": _with_views(LabelPropagation(config.view_propagation), config.view_propagation),
-        "self-training": _with_views(SelfTraining(config.self_training), config.self_training),
-        "gaussian-mixture": _with_views(GaussianMixture(config.gaussian_mixture), config.gaussian_mixture),
+        "label-propagation": partial(
+            fit_frozen, method=LabelPropagation(config.label_propagation), token=config.label_propagation
+        ),
+        "view-probe": partial(fit_frozen, method=ViewProbe(config.view_probe), token=config.view_probe),
+        "view-propagation": partial(
+            fit_frozen, method=LabelPropagation(config.view_propagation), token=config.view_propagation
+        ),
+        "self-training": partial(fit_frozen, method=SelfTraining(config.self_training), token=config.self_training),
+        "gaussian-mixture": partial(
+            fit_frozen, method=GaussianMixture(config.gaussian_mixture), token=config.gaussian_mixture
+        ),
         "fixmatch": partial(fit_fixmatch, settings=config.fixmatch),
         "content-only": partial(fit_content_style, settings=config.content_only),
         "content-style": partial(fit_content_style, settings=config.content_style),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from keepsight.methods.content_style import ContentStyleConfig
 from keepsight.methods.encoder import AdapterConfig
 from keepsight.methods.guide import GuideConfig
-from keepsight.recipes.semi_settings import SemiSettings, TokenConfig, TunedSemiSettings
+from keepsight.methods.tokens import TokenConfig
+from keepsight.recipes.semi_settings import SemiSettings, TunedSemiSettings
 from keepsight.train import OptimConfig, TrainConfig
 
 
@@ -39,13 +40,9 @@ def _training(lr: float = 1e-3) -> TrainConfig:
     return TrainConfig(optim=OptimConfig(lr=lr, betas=(0.5, 0.99)), ema=0.99)
 
 
-def _token() -> TokenConfig:
-    return TokenConfig(views=6, reduced=384, ridge=0.03)
-
-
 def content_style() -> ContentStyleSettings:
     """Everything that helps: view-whitened token, propagated targets in two rounds, neighbours' vote, style and reconstruction."""
-    return ContentStyleSettings(token=_token(), epochs=10, least_steps=200, training=_training())
+    return ContentStyleSettings(epochs=10, least_steps=200, training=_training())
 
 
 def content_only() -> ContentStyleSettings:
@@ -70,7 +67,6 @@ def content_style_paper() -> ContentStyleSettings:
 def content_style_lora() -> TunedContentStyleSettings:
     """`content_style` with LoRA in the backbone."""
     return TunedContentStyleSettings(
-        token=_token(),
         batch_size=16,
         unlabelled_batch_size=32,
         epochs=2,

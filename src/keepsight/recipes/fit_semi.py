@@ -22,11 +22,12 @@ from keepsight.data.streams import Stream
 from keepsight.export.adapter import fused_adapter
 from keepsight.export.model import TunedModel
 from keepsight.heads.reduction import Reduction
-from keepsight.heads.token import fit_token
 from keepsight.methods.encoder import Adapter, CachedFeatures, Encoder, TunedBackbone
+from keepsight.methods.tokens import TokenConfig
 from keepsight.recipes.context import Cell, Context, Fitted, Indices
 from keepsight.recipes.fit_finetune import validation_score
-from keepsight.recipes.semi_settings import SemiSettings, TokenConfig, TunedSemiSettings
+from keepsight.recipes.semi_settings import SemiSettings, TunedSemiSettings
+from keepsight.recipes.tokens import token_of
 from keepsight.train import BatchSource, FeatureBatches, ImageBatches, load_trained_state, train
 
 UNLABELLED_SEED = 1_000_003
@@ -163,18 +164,9 @@ def fit_on_images(context: Context, cell: Cell, settings: TunedSemiSettings, ada
 
 def _nodes(context: Context, cell: Cell, token: TokenConfig) -> Nodes:
     """The cell's nodes; views that the cache lacks are computed by all processes together."""
-    both = np.concatenate([cell.labelled, cell.unlabelled])
-    x_NF = context.extractor.features(both, context.readout)
-    views = []
-    for number in range(1, token.views + 1):
-        extractor = context.extractor.view(number, token.augmentation)
-        extractor.fill(both, context.readout.parts)
-        views.append(extractor.features(both, context.readout))
-    reduction = fit_token(x_NF, views, token.reduced, token.ridge)
-    with torch.no_grad():
-        z_ND, *views_ND = (reduction(x) for x in (x_NF, *views))
+    made = token_of(context, cell, token, together=True)
     labels_L, classes = context.labels(cell.labelled), len(context.dataset.classes)
-    return Nodes(z_ND, tuple(views_ND), labels_L, classes, reduction, CachedFeatures(), cell.seed)
+    return Nodes(made.z_ND, made.views, labels_L, classes, Reduction.of(made), CachedFeatures(), cell.seed)
 
 
 def _unlabelled(indices: Indices, settings: SemiSettings, cell: Cell) -> Stream:

@@ -9,24 +9,8 @@ from pydantic import Field
 from keepsight.core import Config
 from keepsight.data.transforms import AugmentConfig
 from keepsight.methods.encoder import AdapterConfig
+from keepsight.methods.tokens import TokenConfig
 from keepsight.train import OptimConfig, TrainConfig
-
-
-class TokenConfig(Config):
-    """The token that a semi-supervised method works on.
-
-    Attributes:
-        views: Augmented views of every image, cached. With views the axes are those in which the views of one image differ little
-            (`Reduction.fit_views`); 0 takes principal axes (`Reduction.fit`).
-        augmentation: Of the views.
-        reduced: Axes that are kept; fewer where there are fewer images.
-        ridge: See `Reduction.fit_views`.
-    """
-
-    views: int = Field(default=6, ge=0)
-    augmentation: AugmentConfig = AugmentConfig()
-    reduced: int = Field(default=512, ge=1)
-    ridge: float = Field(default=0.1, gt=0)
 
 
 class SemiSettings(Config):
