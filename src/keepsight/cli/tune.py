@@ -47,7 +47,7 @@ def tune(
         str,
         typer.Argument(
             help="A folder (one subfolder a class; [bold]unlabelled/[/bold] and loose images have no label), a CSV "
-            "(columns path, label, optional split), an embedded set (mnist-5k, digits, fashion-mnist), or 'demo'.",
+            "(columns path, label, optional split), a data set's name (mnist-5k, digits, fashion-mnist, mnist, ...), or 'demo'.",
             autocompletion=data_names,
         ),
     ],
