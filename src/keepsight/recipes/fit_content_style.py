@@ -182,6 +182,7 @@ def _say_if_supervised(cell: Cell) -> None:
 
 
 def _method(nodes: Nodes, objective: ContentStyleConfig, guide: Guide, steps: int) -> ContentStyle:
+    torch.manual_seed(nodes.seed)  # a round starts from the same weights whatever was drawn before it, on any process
     features, reduced = nodes.reduction.axes_FD.shape
     head = ContentStyleHead(
         features=features,

@@ -34,10 +34,10 @@ def token_of(context: Context, cell: Cell, settings: TokenConfig, together: bool
     text = f"{settings.views} {settings.augmentation.model_dump_json()} {settings.reduced} {settings.ridge} {context.readout}"
     about = (context.extractor.cache.folder, text, hashlib.sha256(b"".join(context.extractor.keys(pool))).hexdigest())
     key = " ".join(map(str, about))
+    if together and processes.count() > 1:  # whatever this process remembers: all of them must take part
+        for number in range(1, settings.views + 1):
+            context.extractor.view(number, settings.augmentation).fill(pool, context.readout.parts)
     if key not in _made:
-        if together and processes.count() > 1:
-            for number in range(1, settings.views + 1):
-                context.extractor.view(number, settings.augmentation).fill(pool, context.readout.parts)
 
         def views() -> Iterator[Tensor]:
             for number in range(1, settings.views + 1):
