@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ def test_the_second_run_refuses(place, straight, halfway: Path) -> None:
     while "resuming from" not in log.read_text():
         assert first not in place.forked.codes
         time.sleep(0.002)
+    os.kill(first, signal.SIGSTOP)  # at work, and not done before the others have asked
     for extra in ([], ["--overwrite"]):
         other = place.root / f"other{len(extra)}"
         begin = time.monotonic()
@@ -22,6 +25,7 @@ def test_the_second_run_refuses(place, straight, halfway: Path) -> None:
         said = other.read_text().splitlines()
         assert len(said) == 1
         assert said[0].startswith("error: Another process is working in ")
-        assert first not in place.forked.codes  # it is still at work
+        assert first not in place.forked.codes
+    os.kill(first, signal.SIGCONT)
     assert place.forked.wait(first) == 0, place.tail()
     assert type(straight.outcome).of(place.run).differences(straight.outcome) == []

@@ -20,6 +20,7 @@ from keepsight.export.model import TunedModel
 from keepsight.heads.content_style import ContentStyleHead
 from keepsight.heads.linear import LinearHead
 from keepsight.heads.reduction import Reduction
+from keepsight.heads.token import make_token
 from keepsight.recipes.style import StyleLook, choose_images, look_at_style
 
 HOSTILE = '"><script>alert(1)</script>&\n\udcff.png'
@@ -66,7 +67,7 @@ def model() -> TunedModel:
     with torch.no_grad():
         x_NF = readout.read(backbone(load_batch(data.images, np.arange(60), backbone.preprocessing), (2,)))
     torch.manual_seed(0)
-    reduction = Reduction.fit(x_NF, 12)
+    reduction = Reduction.of(make_token(x_NF, (), 12))
     head = ContentStyleHead(features=32, reduced=12, classes=3, style=4)
     head.reduction.load_state_dict(reduction.state_dict())
     z_ND, y_N = head.token(x_NF), torch.from_numpy(data.labels)

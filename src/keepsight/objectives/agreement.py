@@ -21,8 +21,8 @@ def neighbour_agreement(chance_BK: Tensor, neighbour_BK: Tensor, smallest: float
     """Mean of -log(<c_i, c_j> + smallest): neighbours should be sure of the same class (SCAN, Van Gansbeke et al. 2020, eq. 2).
 
     Example:
-        >>> neighbour_agreement(torch.eye(3), torch.eye(3), smallest=0.0).item()
-        0.0
+        >>> round(neighbour_agreement(torch.full((1, 2), 0.5), torch.full((1, 2), 0.5), smallest=0.0).item(), 4)
+        0.6931
     """
     return -torch.log((chance_BK * neighbour_BK).sum(dim=1) + smallest).mean()
 
