@@ -82,6 +82,7 @@ PAPER: dict[str, Change] = {
     "content critic 3": {"objective": {"content_prior": 3.0}},
     "moments 0.9, 0.999": {"training": {"optim": {"betas": (0.9, 0.999)}}},
     "learning rate 1e-2": {"training": {"optim": {"lr": 1e-2}}},
+    "half the steps": {"epochs": 20, "least_steps": 500},
 }
 
 
@@ -89,6 +90,9 @@ def changed(settings: ContentStyleSettings, change: Change) -> ContentStyleSetti
     """The settings with nested values replaced, validated."""
     merged = settings.model_dump()
     for part, values in change.items():
+        if not isinstance(values, dict):
+            merged[part] = values
+            continue
         for name, value in values.items():
             if isinstance(value, dict):
                 merged[part][name].update(value)

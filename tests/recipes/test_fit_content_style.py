@@ -163,6 +163,11 @@ def test_auto_takes_the_better_candidate_and_says_why(few: Dataset, tmp_path: Pa
         assert len(parts) == 3
         found[method] = sum(len(np.load(part / "probabilities.npy")) for part in parts)
     assert found == {"knn": 60, "label-propagation": 60}
+    sparing = {**auto, "enough": 15}  # one fold hides 20 labels, and that is enough
+    tune(
+        few, out=tmp_path / "one", methods=methods, **{**SETTINGS, "auto": sparing, "split": {"labels": 60, "test": 60}}
+    )
+    assert len(list((tmp_path / "one/cells/knn").glob("seed-0-auto-*"))) == 1
     one_each = {**SETTINGS, "auto": auto, "split": {"labels": 10, "test": 60}}
     tune(few, out=tmp_path / "few", methods=methods, **one_each)
     assert json.loads((tmp_path / "few/auto/seed-0.json").read_text())["criterion"] == "agreement and margin"

@@ -41,7 +41,7 @@ def fit_auto(context: Context, cell: Cell, run: Run) -> Fitted:
     """Choose a candidate and take its fit as it is; the choice is written to auto/NAME.json in the run's folder.
 
     With enough labels (`AutoConfig.least_labels` of each class) it is chosen by its error on labels that are hidden fold by
-    fold; the default keeps its place unless another is better by more than one standard error of the paired difference, because
+    fold, until `AutoConfig.enough` have been; the default keeps its place unless another is better by more than one standard error of the paired difference, because
     few labels cannot tell good methods apart. With fewer labels, candidates are ranked by how often they agree with the others
     on unlabelled images, and by how sure they are of them (mean difference of the two largest probabilities); the mean of the
     ranks decides.
@@ -127,22 +127,28 @@ def _folds(context: Context, cell: Cell) -> Sequence[tuple[NDArray[np.int64], ND
 def _by_folds(
     context: Context, cell: Cell, run: Run, folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 ) -> Choice:
-    wrong: dict[MethodName, NDArray[np.bool_]] = {}
-    for method in context.config.auto.candidates:
-        found = []
-        for number, (known, hidden) in enumerate(folds):
-            held_out = cell.labelled[hidden]
+    config = context.config.auto
+    wrong: dict[MethodName, list[NDArray[np.bool_]]] = {method: [] for method in config.candidates}
+    looked_at = 0
+    for number, (known, hidden) in enumerate(folds):
+        held_out = cell.labelled[hidden]
+        for method in config.candidates:  # all of them on one fold, whose tokens are made once
             part = dataclasses.replace(
                 cell,
                 method=method,
                 name=f"{cell.name}-auto-{number}",
                 labelled=cell.labelled[known],
+                # An image whose label is hidden is an unlabelled one, where there are any.
+                unlabelled=np.concatenate([cell.unlabelled, held_out]) if len(cell.unlabelled) else cell.unlabelled,
                 measured_on=held_out,
                 keep_model=False,
             )
-            found.append(run(context, part).probabilities.argmax(axis=1) != context.dataset.labels[held_out])
-        wrong[method] = np.concatenate(found)
-    method, errors = choose_by_folds(wrong, _default(context))
+            answers = run(context, part).probabilities.argmax(axis=1)
+            wrong[method].append(answers != context.dataset.labels[held_out])
+        looked_at += len(hidden)
+        if looked_at >= config.enough:
+            break
+    method, errors = choose_by_folds({m: np.concatenate(w) for m, w in wrong.items()}, _default(context))
     return Choice(method=method, criterion="cross-validation", scores=errors, labels=len(cell.labelled))
 
 

@@ -133,6 +133,7 @@ class AutoConfig(Config):
         candidates: What it chooses among.
         default: What keeps its place where the evidence does not decide.
         folds: Folds of the cross-validation on the labelled images.
+        enough: Hidden labels after which no further fold is looked at.
         least_labels: Labels that every class needs for a cross-validation; with fewer, agreement and margin decide.
         sample: Unlabelled images that these are measured on.
     """
@@ -142,7 +143,8 @@ class AutoConfig(Config):
         min_length=1,
     )
     default: MethodName = "content-style"
-    folds: int = Field(default=3, ge=2)
+    folds: int = Field(default=2, ge=2)
+    enough: int = Field(default=100, ge=1)
     least_labels: int = Field(default=3, ge=2)
     sample: int = Field(default=1000, ge=1)
 
