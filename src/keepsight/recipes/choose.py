@@ -41,10 +41,10 @@ def fit_auto(context: Context, cell: Cell, run: Run) -> Fitted:
     """Choose a candidate and take its fit as it is; the choice is written to auto/NAME.json in the run's folder.
 
     With enough labels (`AutoConfig.least_labels` of each class) it is chosen by its error on labels that are hidden fold by
-    fold, until `AutoConfig.enough` have been; the default keeps its place unless another is better by more than one standard error of the paired difference, because
-    few labels cannot tell good methods apart. With fewer labels, candidates are ranked by how often they agree with the others
-    on unlabelled images, and by how sure they are of them (mean difference of the two largest probabilities); the mean of the
-    ranks decides.
+    fold, until `AutoConfig.enough` have been; the default keeps its place unless another is better by more than one standard
+    error of the paired difference, because few labels cannot tell good methods apart. With fewer labels, candidates are ranked
+    by how often they agree with the others on unlabelled images, and by how sure they are of them (mean difference of the two
+    largest probabilities); the mean of the ranks decides.
     """
     config = context.config.auto
     folds = _folds(context, cell)
