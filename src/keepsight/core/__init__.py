@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from keepsight.core.head import Head
     from keepsight.core.images import UNLABELLED, Dataset, ImageList
     from keepsight.core.method import FeatureMethod, Method
+    from keepsight.core.penalty import Penalty, Seen
     from keepsight.core.result import Result
     from keepsight.core.text import TextTower
     from keepsight.core.token import Token
@@ -33,10 +34,12 @@ __all__ = [
     "Head",
     "ImageList",
     "Method",
+    "Penalty",
     "Pool",
     "Preprocessing",
     "Readout",
     "Result",
+    "Seen",
     "TextTower",
     "Token",
     "UserError",
@@ -53,6 +56,8 @@ _WHERE = {
     "Head": "keepsight.core.head",
     "ImageList": "keepsight.core.images",
     "Method": "keepsight.core.method",
+    "Penalty": "keepsight.core.penalty",
+    "Seen": "keepsight.core.penalty",
     "Pool": "keepsight.core.features",
     "Preprocessing": "keepsight.core.backbone",
     "Readout": "keepsight.core.features",

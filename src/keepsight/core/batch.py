@@ -18,6 +18,7 @@ class Batch:
         unlabelled: Unlabelled inputs [U, ...] of the same kind; U is 0 for methods that do not use them.
         strong: A second, more strongly augmented view [U, ...] of the same unlabelled images; [0] where the source gives none.
         rows: Where the unlabelled images stand [U] in the source's list of them, int64; [0] where the source does not say.
+        reference: Unlabelled images [R, 3, H, W] of other content, on which retention penalties look; [0] without any.
     """
 
     inputs: Tensor
@@ -25,3 +26,4 @@ class Batch:
     unlabelled: Tensor
     strong: Tensor = field(default_factory=lambda: torch.empty(0))
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    reference: Tensor = field(default_factory=lambda: torch.empty(0))

@@ -34,6 +34,12 @@ class Method(nn.Module, ABC):
     def after_first_step(self) -> None:
         """Called once, after the last phase's first backward pass and before its optimizer step: the place to check gradients."""
 
+    def before_update(self, phase: str) -> None:
+        """Called in every step after the phase's gradients are complete (and clipped), before its optimizer's step."""
+
+    def after_update(self, phase: str) -> None:
+        """Called after the phase's optimizer step, while its gradients are still there: the place to project weights."""
+
     def parameters_of(self, phase: str) -> list[nn.Parameter]:
         """What the optimizer of this phase updates; all trainable parameters by default."""
         del phase

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.nn.functional import all_gather, all_reduce
 
 from keepsight.core.errors import UserError
 
@@ -119,6 +119,17 @@ def averaged(value: Tensor) -> Tensor:
         return value
     total: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
     return total / count()
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows [B, ...] of all processes [P B, ...], in order, with gradients; shares must be equally long.
+
+    Where every process computes the same loss of the gathered rows, averaged gradients (DDP) are those of that loss.
+    """
+    if not distributed.is_initialized() or count() == 1:
+        return rows
+    parts: tuple[Tensor, ...] = all_gather(rows)  # type: ignore[no-untyped-call]
+    return torch.cat(parts)
 
 
 def any_true(value: bool, device: torch.device | None = None) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from peft import PeftModel
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from keepsight.adapters.freeze import (
 )
 from keepsight.adapters.lora import LoraConfig, add_lora, check_lora_gradients, merge_lora
 from keepsight.backbones.cut import resume
-from keepsight.core import Backbone, Config, Readout
+from keepsight.core import Backbone, Config, Features, Readout
 
 Adapter = Literal["full", "lora", "bitfit"]
 
@@ -67,6 +69,15 @@ class CachedFeatures(Encoder):
         return inputs
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass of a watched `TunedBackbone`: its inputs, read-out features [B, F] and `Features` of the watched blocks."""
+
+    inputs: Tensor
+    x_BF: Tensor
+    layers: dict[int, Features]
+
+
 class TunedBackbone(Encoder):
     """A backbone, read out, of which some weights are trained.
 
@@ -98,7 +109,10 @@ class TunedBackbone(Encoder):
         if config.checkpoint_blocks:
             checkpoint_blocks(backbone)
         self.backbone = backbone
-        self._readout, self._config, self._from_states = readout, config, from_states
+        self.readout = readout
+        self._config, self._from_states = config, from_states
+        self._watched: tuple[int, ...] | None = None
+        self._passes: list[Pass] = []
 
     @property
     def peft_model(self) -> PeftModel | None:
@@ -107,13 +121,37 @@ class TunedBackbone(Encoder):
 
     def read(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> features [B, F]."""
-        return self._readout.read(self.backbone(images, self._readout.blocks))
+        return self.readout.read(self.backbone(images, self.readout.blocks))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """`read`, of images or of states [B, ...]."""
-        if not self._from_states:
-            return self.read(inputs)
-        return self._readout.read(resume(self.backbone, inputs, self._config.first_block - 1, self._readout.blocks))
+        """Images, or states [B, ...], -> features [B, F]; kept for `passes` where it is watched and has gradients."""
+        watched = self._watched if torch.is_grad_enabled() else None
+        layers = self.layers(inputs, watched or ())
+        x_BF = self.readout.read(tuple(layers[block] for block in self.readout.blocks))
+        if watched is not None:
+            self._passes.append(Pass(inputs, x_BF, {block: layers[block] for block in watched}))
+        return x_BF
+
+    def layers(
+        self, inputs: Tensor, blocks: tuple[int, ...] = (), backbone: Backbone | None = None
+    ) -> dict[int, Features]:
+        """`Features` of the readout's blocks and of these, of this backbone or of another one of its kind."""
+        wanted = tuple(dict.fromkeys((*self.readout.blocks, *blocks)))
+        network = backbone or self.backbone
+        if self._from_states:
+            found = resume(network, inputs, self._config.first_block - 1, wanted)
+        else:
+            found = network(inputs, wanted)
+        return dict(zip(wanted, found, strict=True))
+
+    def watch(self, blocks: tuple[int, ...]) -> None:
+        """From now on keep what every forward pass with gradients gave, with these blocks beside the readout."""
+        self._watched = blocks
+
+    def passes(self) -> list[Pass]:
+        """The passes since the last call, which are forgotten."""
+        passes, self._passes = self._passes, []
+        return passes
 
     def lr_scales(self) -> Mapping[nn.Parameter, float]:
         """Layer-wise decay of the backbone's trained weights, times `AdapterConfig.lr_scale`."""
@@ -123,7 +161,7 @@ class TunedBackbone(Encoder):
         trained = [(name, p) for name, p in self.backbone.network.named_parameters() if p.requires_grad]
         if decay == 1:
             return {p: scale for _, p in trained}
-        block_of, top = block_of_parameters(self.backbone), max(self._readout.blocks)
+        block_of, top = block_of_parameters(self.backbone), max(self.readout.blocks)
         return {p: scale * decay ** max(top + 1 - block_of[name], 0) for name, p in trained}
 
     def after_first_step(self) -> None:

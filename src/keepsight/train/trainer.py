@@ -238,7 +238,9 @@ class _Training:
             if config.optim.clip is not None:
                 norm = accelerator.clip_grad_norm_(self._parameters[phase], config.optim.clip)
                 figures["gradient_norm"] = float(norm)
+            self.method.before_update(phase)
             optimizer.step()
+            self.method.after_update(phase)
             for parameter in self._trainable:
                 parameter.grad = None
         if self.average is not None:
