@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,6 +114,19 @@ class TunedBackbone(Encoder):
         self._config, self._from_states = config, from_states
         self._watched: tuple[int, ...] | None = None
         self._passes: list[Pass] = []
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the untouched network is this one with its adapters off."""
+        return bool(self._peft)
+
+    @contextlib.contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Within the block the adapters are off: the network is the one it came from, bit for bit."""
+        with contextlib.ExitStack() as off:
+            for peft_model in self._peft:
+                off.enter_context(peft_model.disable_adapter())
+            yield
 
     @property
     def peft_model(self) -> PeftModel | None:
