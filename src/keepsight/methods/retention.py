@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from keepsight.core import Batch, Method, Penalty, Seen
 from keepsight.methods.encoder import Pass, TunedBackbone
 from keepsight.methods.reference import Reference
+from keepsight.methods.weight_rules import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Retained(Method):
         encoder: Its backbone.
         head: From read-out features [B, F] to its class logits [B, K].
         attached: The penalties; those of weight zero are left out.
-        reference: The untouched network.
+        reference: The untouched network; None where no penalty looks at it.
+        rules: What moves weights back after an update, in this order.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Retained(Method):
         encoder: TunedBackbone,
         head: Callable[[Tensor], Tensor],
         attached: Sequence[Attached],
-        reference: Reference,
+        reference: Reference | None,
+        rules: Sequence[Rule] = (),
     ) -> None:
         super().__init__()
-        self.method, self.reference = method, reference
-        self._encoder, self._head = [encoder], head
+        self.method, self.reference, self.rules = method, reference, nn.ModuleList(rules)
+        # Lists hide these from nn.Module: they are the method's, and a checkpoint holds every weight once.
+        self._encoder, self._head = [encoder], [head]
         self._attached = [one for one in attached if one.weight]
         self.penalties = nn.ModuleList(one.penalty for one in self._attached)
         self.phases, self.uses_unlabelled = method.phases, method.uses_unlabelled
@@ -78,7 +82,7 @@ class Retained(Method):
     def _seen(self, passes: Sequence[Pass], step: int) -> Seen:
         inputs = torch.cat([p.inputs for p in passes])
         layers0, x0_BF = {}, inputs.new_empty(0)
-        if any(one.penalty.uses_reference for one in self._attached):
+        if self.reference is not None and any(one.penalty.uses_reference for one in self._attached):
             layers0 = self.reference.layers(inputs, self._blocks)
             x0_BF = self.reference.read(layers0)
         layers = {
@@ -96,10 +100,14 @@ class Retained(Method):
             layers=layers,
             layers0=layers0,
             now=self._encoder[0],
-            before=self.reference.features,
-            logits=self._head,
+            before=self._before,
+            logits=self._head[0],
             step=step,
         )
+
+    def _before(self, inputs: Tensor) -> Tensor:
+        assert self.reference is not None
+        return self.reference.features(inputs)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """The method's."""
@@ -110,12 +118,19 @@ class Retained(Method):
         self.method.after_first_step()
 
     def before_update(self, phase: str) -> None:
-        """The method's."""
+        """The method's, and in its last phase the rules'."""
         self.method.before_update(phase)
+        for rule in self._rules(phase):
+            rule.before()
 
     def after_update(self, phase: str) -> None:
-        """The method's."""
+        """The method's, and in its last phase the rules'."""
         self.method.after_update(phase)
+        for rule in self._rules(phase):
+            rule.after()
+
+    def _rules(self, phase: str) -> list[Rule]:
+        return [rule for rule in self.rules if isinstance(rule, Rule) and phase == self.phases[-1]]
 
     def parameters_of(self, phase: str) -> list[nn.Parameter]:
         """The method's; in its last phase those of the penalties, too (a learned rotation)."""

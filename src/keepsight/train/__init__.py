@@ -1,7 +1,7 @@
 """The one training loop, its optimizers and its checkpoints. Knows no method by name."""
 
-from keepsight.train.batches import BatchSource, FeatureBatches, ImageBatches, StateBatches
-from keepsight.train.checkpoint import load_trained_state
+from keepsight.train.batches import BatchSource, FeatureBatches, ImageBatches, StateBatches, WithReference
+from keepsight.train.checkpoint import load_trained_state, trained_state
 from keepsight.train.optim import OptimConfig
 from keepsight.train.trainer import Outcome, TrainConfig, train
 
@@ -13,6 +13,8 @@ __all__ = [
     "Outcome",
     "StateBatches",
     "TrainConfig",
+    "WithReference",
     "load_trained_state",
     "train",
+    "trained_state",
 ]

@@ -6,6 +6,7 @@ A global batch is cut into `shares` equal parts (processes times accumulated mic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -85,7 +86,7 @@ class ImageBatches:
 
     Args:
         images: All images.
-        labels_N: Class indices of all images (only those of `labelled` are read).
+        labels_N: Class indices (or targets [N, K]) of all images; only those of `labelled` are read.
         labelled: Stream over labelled images.
         unlabelled: Stream over unlabelled images, or None.
         preprocessing: The backbone's.
@@ -98,7 +99,7 @@ class ImageBatches:
     def __init__(
         self,
         images: ImageList,
-        labels_N: NDArray[np.int64],
+        labels_N: NDArray[np.int64] | NDArray[np.int8],
         labelled: Stream,
         unlabelled: Stream | None,
         preprocessing: Preprocessing,
@@ -145,13 +146,17 @@ class StateBatches:
 
     Args:
         states: Of all images that the streams visit.
-        labels_N: Class indices of all images (only those of `labelled` are read).
+        labels_N: Class indices (or targets [N, K]) of all images; only those of `labelled` are read.
         labelled: Stream over labelled images.
         unlabelled: Stream over unlabelled images, or None.
     """
 
     def __init__(
-        self, states: States, labels_N: NDArray[np.int64], labelled: Stream, unlabelled: Stream | None = None
+        self,
+        states: States,
+        labels_N: NDArray[np.int64] | NDArray[np.int8],
+        labelled: Stream,
+        unlabelled: Stream | None = None,
     ) -> None:
         self.states, self.labels_N, self.labelled, self.unlabelled = states, labels_N, labelled, unlabelled
 
@@ -164,3 +169,22 @@ class StateBatches:
         extra = inputs[:0] if self.unlabelled is None else self._load(self.unlabelled, step, share, shares)
         chosen = _share(self.labelled.batch(step), share, shares)
         return Batch(inputs, torch.from_numpy(self.labels_N[chosen]), extra)
+
+
+class WithReference:
+    """The batches of another source, with reference images beside them: plain ones, a function of the step alone.
+
+    Args:
+        batches: The other source.
+        images: Of any content.
+        stream: Over them.
+        preprocessing: The backbone's.
+    """
+
+    def __init__(self, batches: BatchSource, images: ImageList, stream: Stream, preprocessing: Preprocessing) -> None:
+        self.batches, self.images, self.stream, self.preprocessing = batches, images, stream, preprocessing
+
+    def __call__(self, step: int, share: int, shares: int) -> Batch:
+        """See `BatchSource`."""
+        chosen = _share(self.stream.batch(step), share, shares)
+        return replace(self.batches(step, share, shares), reference=load_batch(self.images, chosen, self.preprocessing))

@@ -25,7 +25,7 @@ from keepsight.core.progress import log
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters and buffers: what training changes. Frozen weights come from where they came from."""
-    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return {name: _whole(t).cpu().contiguous() for name, t in module.state_dict().items() if name not in frozen}
 
 
