@@ -15,7 +15,12 @@ import pytest
 import torch
 from torch import nn
 
+from keepsight.adapters.adaptformer import AdaptFormerConfig
+from keepsight.adapters.blocks import check_gradients, chosen_blocks, switched_off
+from keepsight.adapters.kept import KeptAdapters
 from keepsight.adapters.lora import LoraConfig, add_lora, check_lora_gradients
+from keepsight.adapters.orthogonal import OftConfig, add_oft
+from keepsight.adapters.prompts import VptConfig
 from keepsight.backbones import TimmBackbone, build_backbone, load_backbone
 from keepsight.backbones.cut import can_cut, prefix, resume
 from keepsight.core import Backbone, Readout, UserError
@@ -365,6 +370,59 @@ def test_lora_reaches_query_and_value_of_every_block(case: Case) -> None:
     check_lora_gradients(adapted)
     adapters = {name.partition(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
     assert len(adapters) >= 2 * case.depth
+
+
+KEPT: dict[str, dict[str, Any]] = {
+    "adaptformer": {"adaptformer": AdaptFormerConfig(bottleneck=4)},
+    "vpt": {"vpt": VptConfig(tokens=2)},
+}
+
+
+@pytest.mark.parametrize("kind", [*KEPT, "oft"])  # DoRA and OSF look for the same layers as OFT
+def test_every_adapter_works_or_refuses_in_one_sentence(case: Case, kind: str) -> None:
+    """Where it works: the shapes stay, everything trained is alive, and off it is the network it was, bit for bit."""
+    backbone = make(case).requires_grad_(False)
+    with torch.no_grad():
+        for parameter in backbone.parameters():  # Swin v2 starts with norms of zero, which no gradient passes
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+        before = backbone(images(case.size), (1, case.depth))
+    readout = Readout.parse("last:cls+mean").resolved(case.depth)
+    is_vit = bool(backbone.block_modules()) and case.has_attention
+    try:
+        if kind in KEPT:
+            KeptAdapters(blocks=chosen_blocks(backbone, readout, 1), **KEPT[kind]).add(backbone)
+            peft_model = None
+        else:
+            peft_model = add_oft(backbone, readout, OftConfig(block_size=4))
+    except UserError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert refusal.count(". ") == 0
+        if kind in KEPT:
+            assert not is_vit or ("vpt" in kind and case.architecture.startswith(("beit", "hf beit", "xcit")))
+        else:
+            assert not case.has_attention
+        return
+    assert is_vit if kind in KEPT else case.has_attention
+    backbone.eval()
+    found = backbone(images(case.size), (1, case.depth))
+    for features, expected in zip(found, before, strict=True):
+        assert features.grid == expected.grid
+        assert features.patches.shape == expected.patches.shape
+        assert features.cls.shape == expected.cls.shape
+    if "vpt" not in kind:
+        torch.testing.assert_close(found[1].cls, before[1].cls, rtol=1e-3, atol=2e-5)
+    (found[1].cls.square().mean() + found[1].patches.square().mean()).backward()
+    if peft_model is None:
+        check_gradients(backbone)
+    else:
+        check_lora_gradients(peft_model)
+    with switched_off(backbone) if peft_model is None else peft_model.disable_adapter():
+        for features, expected in zip(backbone(images(case.size), (1, case.depth)), before, strict=True):
+            assert torch.equal(features.patches, expected.patches)
+            assert torch.equal(features.cls, expected.cls)
 
 
 def test_going_on_from_the_middle_gives_what_a_full_run_gives(case: Case, backbone: Backbone) -> None:

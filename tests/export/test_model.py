@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from keepsight.adapters.adaptformer import AdaptFormerConfig
+from keepsight.adapters.blocks import block_adapters, switched_off
+from keepsight.adapters.kept import KeptAdapters, kept_adapters
+from keepsight.adapters.prompts import VptConfig
 from keepsight.backbones.load import load_backbone
 from keepsight.core import Readout, UserError
 from keepsight.export.model import TunedModel
@@ -45,6 +51,39 @@ def test_loading_gives_the_same_predictions(model: TunedModel, saved: Path, pict
         assert np.array_equal(found.probabilities, expected.probabilities)
         assert found.labels == expected.labels
     assert np.allclose(expected.probabilities.sum(1), 1)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        KeptAdapters(blocks=(2, 3), adaptformer=AdaptFormerConfig(bottleneck=5, scale=0.3)),
+        KeptAdapters(blocks=(1, 2, 3), vpt=VptConfig(tokens=4)),
+        KeptAdapters(blocks=(1, 2, 3), vpt=VptConfig(tokens=4, deep=False)),
+    ],
+    ids=["adaptformer", "vpt", "shallow"],
+)
+def test_adapters_that_stay_are_there_again_after_loading(
+    model: TunedModel, pictures: list[np.ndarray], tmp_path: Path, kept: KeptAdapters
+) -> None:
+    tuned = dataclasses.replace(model, backbone=copy.deepcopy(model.backbone))
+    kept.add(tuned.backbone)
+    with torch.no_grad():
+        for adapter in block_adapters(tuned.backbone).values():
+            for p in adapter.parameters():
+                p.normal_()
+    tuned.save(tmp_path / "model", "0")
+    loaded = TunedModel.load(tmp_path / "model")
+    expected, plain = tuned.predict(pictures).probabilities, model.predict(pictures).probabilities
+    assert np.array_equal(loaded.predict(pictures).probabilities, expected)
+    assert np.abs(expected - plain).max() > 1e-3
+    assert kept_adapters(loaded.backbone) == kept
+    assert loaded.backbone.spec() == model.backbone.spec()
+    assert loaded.backbone.weights_hash() == tuned.backbone.weights_hash() != model.backbone.weights_hash()
+    with switched_off(loaded.backbone):
+        assert np.array_equal(loaded.predict(pictures).probabilities, plain)
+    damage_card(tmp_path / "model", adapters={"blocks": [1], "vpt": {}})
+    with pytest.raises(UserError, match="damaged or incomplete"):
+        TunedModel.load(tmp_path / "model")
 
 
 def test_every_kind_of_input_gives_the_same(model: TunedModel, pictures: list[np.ndarray], tmp_path: Path) -> None:
@@ -84,8 +123,9 @@ def damage_card(folder: Path, **changes: object) -> None:
         (lambda f: damage_card(f, head="forest"), "forest"),
         (lambda f: damage_card(f, head_shape={"features": 3, "classes": 3}), "damaged or incomplete"),
         (lambda f: damage_card(f, surprise=1), "damaged or incomplete"),
+        (lambda f: damage_card(f, adapters={"blocks": [99], "vpt": {}}), "damaged or incomplete"),
     ],
-    ids=["missing", "json", "no-head", "weights", "format", "head", "shape", "key"],
+    ids=["missing", "json", "no-head", "weights", "format", "head", "shape", "key", "adapters"],
 )
 def test_damaged_models_are_one_sentence(saved: Path, damage, message: str) -> None:
     damage(saved)

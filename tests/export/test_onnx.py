@@ -11,6 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from keepsight.adapters.adaptformer import AdaptFormerConfig
+from keepsight.adapters.blocks import block_adapters
+from keepsight.adapters.kept import KeptAdapters
+from keepsight.adapters.prompts import VptConfig
 from keepsight.backbones.load import load_backbone
 from keepsight.core import Head, Readout, UserError
 from keepsight.export import onnx as export
@@ -94,3 +98,20 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"onnxscript: install it with pip install 'keepsight\[onnx\]'"):
         export.export_onnx(model, tmp_path / "model.onnx")
+
+
+def test_adapters_that_stay_are_in_the_graph(tmp_path: Path) -> None:
+    """AdaptFormer and prompts that go through several blocks, in one graph; the parity check is the export's own."""
+    backbone = load_backbone("test_vit", weights="random", size=32, timm_args={"depth": 2})
+    readout = Readout.parse("last:cls")
+    model = TunedModel("probe", backbone, readout, head_of("linear", 64), ("a", "b", "c"))
+    plain = model.predict(np.zeros((32, 32), np.uint8)).probabilities
+    adapters = AdaptFormerConfig(bottleneck=4), VptConfig(tokens=3, deep=False)
+    KeptAdapters(blocks=(1, 2), adaptformer=adapters[0], vpt=adapters[1]).add(backbone)
+    with torch.no_grad():
+        for adapter in block_adapters(backbone).values():
+            for p in adapter.parameters():
+                p.normal_()
+    assert np.abs(model.predict(np.zeros((32, 32), np.uint8)).probabilities - plain).max() > 1e-3
+    report = export.export_onnx(model, tmp_path / "model.onnx")
+    assert report.difference < 1e-4 * report.scale

@@ -10,6 +10,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from keepsight.adapters.adaptformer import AdaptFormerConfig
+from keepsight.adapters.kept import KeptAdapters, adapter_tensors
 from keepsight.backbones.load import load_backbone
 from keepsight.core import Backbone, Readout, UserError
 from keepsight.export.model import TunedModel
@@ -81,3 +83,21 @@ def test_other_backbones_have_no_timm_layout(tiny_backbone: Backbone, tmp_path: 
     with pytest.raises(UserError, match="not one of timm's"):
         export_timm(tuned, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_adapters_that_stay_lie_beside_the_plain_network(tmp_path: Path) -> None:
+    tuned = model("test_vit", "last:cls", 64)
+    untouched = {name: tensor.clone() for name, tensor in tuned.backbone.network.state_dict().items()}
+    kept = KeptAdapters(blocks=(1, 2), adaptformer=AdaptFormerConfig(bottleneck=4))
+    kept.add(tuned.backbone)
+    said = export_timm(tuned, tmp_path / "out")
+    assert "timm's weights alone are not the tuned model" in said
+    plain = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert plain.state_dict().keys() == untouched.keys()
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in plain.state_dict().items())
+    adapter = tmp_path / "out" / "adapter"
+    assert KeptAdapters.model_validate_json((adapter / "adapter.json").read_text()) == kept
+    found, expected = load_file(adapter / "adapter.safetensors"), adapter_tensors(tuned.backbone)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert load_backbone(str(tmp_path / "out")).weights_hash()  # the folder has one weight file to load

@@ -1,1 +1,1 @@
-"""What of a backbone is trained: all of it (`freeze`), or low-rank updates of its attention (`lora`)."""
+"""What of a backbone is trained: its own weights (`freeze`), updates of them (`lora`, `orthogonal`), parts beside them (`kept`)."""

@@ -1,4 +1,4 @@
-"""LoRA on the query and value projections, through PEFT. Knows no method.
+"""LoRA and DoRA on the query and value projections, through PEFT. Knows no method.
 
 timm's attention has one fused ``qkv`` layer; LoRA on it would also adapt the key and share one A between the three. It is
 split into three layers first (`split_qkv`), so that PEFT adapts q and v themselves, and fused again after merging.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
-from pydantic import Field
+from peft.tuners.osf.layer import Linear as OsfLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
@@ -22,21 +25,48 @@ from keepsight.adapters.freeze import trainable_names
 from keepsight.core import Backbone, Config, Readout, UserError
 
 
+class IntruderConfig(Config):
+    """Reduction of intruder dimensions after training (Shuttleworth et al. 2024, arXiv 2410.21228), as PEFT does it.
+
+    An intruder is one of the largest left singular vectors of a tuned weight that is like none of the pretrained weight's.
+
+    Attributes:
+        largest: Singular vectors that are looked at.
+        threshold: Largest absolute cosine, over the pretrained ones, of an intruder.
+        kept: Share of an intruder that stays; 1 changes nothing.
+    """
+
+    largest: int = Field(default=10, ge=1)
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    kept: float = Field(default=0.75, ge=0, le=1)
+
+
 class LoraConfig(Config):
     """Low-rank update W + (alpha / rank) B A of each adapted projection (Hu et al. 2021, arXiv 2106.09685, eq. 3).
 
     Attributes:
+        variant: "dora" trains the length of each row of the updated weight apart from its direction (Liu et al. 2024,
+            arXiv 2402.09353).
         rank: Rank of the update.
         alpha: Scale; the update is multiplied by alpha / rank.
         dropout: Dropout on the input of A while training.
         targets: Regular expression over full module names, or None for q and v of every attention layer that the readout
             reaches.
+        intruders: Reduction of intruder dimensions when training has ended; None for none. Not with "dora".
     """
 
+    variant: Literal["plain", "dora"] = "plain"
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str | None = None
+    intruders: IntruderConfig | None = None
+
+    @model_validator(mode="after")
+    def _plain_intruders(self) -> LoraConfig:
+        if self.intruders is not None and self.variant != "plain":
+            raise ValueError("intruders are reduced in plain LoRA alone: leave out variant or intruders")
+        return self
 
 
 class Projection(nn.Linear):
@@ -54,7 +84,8 @@ class SplitQKV(nn.Module):
     """The same map as a fused Linear [D -> 3D], as three layers q, k, v that can be adapted one by one.
 
     The products stay as few as with one layer, which on a CPU is an eighth of a whole training step: one for the weights, and,
-    where the adapters are plain LoRA, one for all A and one for all B. Anything else that PEFT offers goes through its own layers.
+    where the adapters are plain LoRA, one for all A and one for all B. Anything else that PEFT offers goes through its own layers;
+    what changes the input of a projection (OFT) gets no common product for the weights.
     """
 
     def __init__(self, fused: nn.Linear) -> None:
@@ -74,6 +105,8 @@ class SplitQKV(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., 3D]."""
         parts = (self.q, self.k, self.v)
+        if not all(_keeps_input(part) for part in parts):
+            return torch.cat([part(x) for part in parts], dim=-1)
         layers = [layer for part in parts for layer in part.modules() if isinstance(layer, Projection)]
         bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
         outputs = F.linear(x, _stacked([layer.weight for layer in layers]), bias)
@@ -103,6 +136,13 @@ def _stacked(weights: list[Tensor]) -> Tensor:
         if first.is_contiguous() and all(w.data_ptr() == first.data_ptr() + i * size for i, w in enumerate(weights)):
             return first.detach().as_strided((len(weights) * first.shape[0], first.shape[1]), first.stride())
     return torch.cat(weights)
+
+
+def _keeps_input(part: nn.Module) -> bool:
+    """Whether its `Projection` gets what the part gets, so that it can be computed beforehand."""
+    return isinstance(part, Projection | LoraLinear | OsfLinear) or (
+        isinstance(part, BaseTunerLayer) and part.disable_adapters
+    )
 
 
 def _is_plain(part: nn.Module, x: Tensor) -> bool:
@@ -158,27 +198,39 @@ def fuse_qkv(network: nn.Module) -> None:
         network.set_submodule(name, split.fused())
 
 
-def _targets(backbone: Backbone, readout: Readout, config: LoraConfig, first_block: int) -> list[str]:
+def adapted_layers(
+    backbone: Backbone, readout: Readout, targets: str | None, first_block: int, method: str
+) -> list[str]:
+    """Names of the linear layers that the readout reaches from `first_block` on and that match `targets`, by default q and v.
+
+    Raises:
+        UserError: There are none; it names the method, such as "LoRA".
+    """
     reached = {name.rpartition(".")[0] for name in trainable_names(backbone, readout, first_block)}
     linear = [name for name, module in backbone.network.named_modules() if isinstance(module, nn.Linear)]
-    if config.targets is not None:
-        pattern = re.compile(config.targets)
-        chosen = [name for name in linear if pattern.search(name) and name in reached]
-    else:
-        chosen = [name for name in linear if re.search(r"(^|\.)(qkv\.[qv]|[qv]_proj)$", name) and name in reached]
+    pattern = re.compile(r"(^|\.)(qkv\.[qv]|[qv]_proj)$" if targets is None else targets)
+    chosen = [name for name in linear if pattern.search(name) and name in reached]
     if not chosen:
-        wanted = config.targets or "query and value projections of attention layers"
+        wanted = targets or "query and value projections of attention layers"
         raise UserError(
-            f"LoRA found nothing to adapt in {backbone.name}: no layer that the readout '{readout}' reaches matches {wanted}; "
-            "name layers with lora.targets=REGEX, or use finetune-full."
+            f"{method} found nothing to adapt in {backbone.name}: no layer that the readout '{readout}' reaches matches {wanted}; "
+            f"name layers with {method.lower()}.targets=REGEX, or use finetune-full."
         )
     return chosen
+
+
+def wrapped(backbone: Backbone, settings: Any) -> PeftModel:
+    """PEFT's model around the network, which it changes in place."""
+    with warnings.catch_warnings():
+        # PEFT asks models of transformers by a name they are about to drop.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(backbone.network, settings)
 
 
 def add_lora(backbone: Backbone, readout: Readout, config: LoraConfig, first_block: int = 1) -> PeftModel:
     """Freeze the backbone and put LoRA into its blocks from `first_block` on, in place.
 
-    The output does not change until a step is taken (B = 0).
+    The output does not change until a step is taken (B = 0; with DoRA up to rounding).
 
     Raises:
         UserError: Nothing matched.
@@ -189,35 +241,61 @@ def add_lora(backbone: Backbone, readout: Readout, config: LoraConfig, first_blo
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=_targets(backbone, readout, config, first_block),
+        target_modules=adapted_layers(backbone, readout, config.targets, first_block, "LoRA"),
         bias="none",
+        use_dora=config.variant == "dora",
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # PEFT asks models of transformers by a name they are about to drop
-        return get_peft_model(backbone.network, settings)
+    return wrapped(backbone, settings)
 
 
 def check_lora_gradients(peft_model: PeftModel) -> None:
-    """Raise RuntimeError unless every adapter has a non-zero gradient (called after the first backward pass).
+    """Raise RuntimeError unless every adapter has a non-zero gradient (called after the first backward pass); any of PEFT's.
 
-    B starts at zero, so A's first gradient is zero by construction; an adapter is dead if neither has one.
+    B starts at zero, so A's first gradient is zero by construction; an adapter is dead if none of its weights has one.
     """
     alive: dict[str, bool] = {}
     for name, p in peft_model.named_parameters():
-        if match := re.match(r"(.*)\.lora_[AB]\.", name):
+        if match := re.match(r"(.*?)\.(lora|oft|osf)_", name):
             alive[match[1]] = alive.get(match[1], False) or (p.grad is not None and bool(p.grad.any()))
     dead = [name for name, lives in alive.items() if not lives]
     if dead or not alive:
+        kind = name_of(peft_model).replace("LORA", "LoRA")
         raise RuntimeError(
-            f"{len(dead)} of {len(alive)} LoRA adapters got no gradient in the first step ({', '.join(dead[:3])}): this model "
+            f"{len(dead)} of {len(alive)} {kind} adapters got no gradient in the first step ({', '.join(dead[:3])}): this model "
             "bypasses the wrapped layers, and training would silently change nothing."
         )
 
 
+def name_of(peft_model: PeftModel) -> str:
+    """PEFT's name of the kind of adapter: LORA, OFT or OSF."""
+    return str(peft_model.peft_config["default"].peft_type.value)
+
+
+def reduce_intruders(peft_model: PeftModel, config: IntruderConfig) -> list[str]:
+    """Reduce the intruder dimensions of a trained LoRA, in place and in its rank; returns what PEFT says about each layer."""
+    from peft.tuners.lora.intruders import reduce_intruder_dimension
+
+    said: list[str] = []
+    reduce_intruder_dimension(
+        peft_model,
+        new_adapter_name="reduced",
+        top_k=config.largest,
+        threshold_epsilon=config.threshold,
+        mitigation_lambda=config.kept,
+        logging_sink=said.append,
+    )
+    with torch.no_grad():
+        for layer in peft_model.modules():
+            if isinstance(layer, LoraLinear):
+                layer.lora_A["default"].weight.copy_(layer.lora_A["reduced"].weight)
+                layer.lora_B["default"].weight.copy_(layer.lora_B["reduced"].weight)
+    peft_model.set_adapter("default")
+    peft_model.delete_adapter("reduced")
+    return said
+
+
 def merge_lora(backbone: Backbone, peft_model: PeftModel) -> None:
-    """Add the updates into the weights and restore the network's own layout, in place."""
+    """Add the updates of any of PEFT's adapters into the weights and restore the network's own layout, in place."""
     peft_model.merge_and_unload()
     fuse_qkv(backbone.network)
     backbone.requires_grad_(False)

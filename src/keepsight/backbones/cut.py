@@ -37,7 +37,7 @@ def prefix(backbone: Backbone, images_BCHW: Tensor, block: int) -> Tensor:
         del module
         raise _Reached(arguments[0])
 
-    hook = modules[block].register_forward_pre_hook(leave)
+    hook = modules[block].register_forward_pre_hook(leave, prepend=True)  # before prompts are put in
     try:
         backbone(images_BCHW, (backbone.depth,))
     except _Reached as reached:
@@ -63,7 +63,7 @@ def resume(backbone: Backbone, state: Tensor, block: int, blocks: tuple[int, ...
 
     size = backbone.preprocessing.size
     blank_BCHW = torch.zeros(1, 1, 1, 1, dtype=state.dtype, device=state.device).expand(len(state), 3, size, size)
-    hook = modules[block].register_forward_pre_hook(enter)
+    hook = modules[block].register_forward_pre_hook(enter, prepend=True)  # before prompts are put in
     try:
         with _passing(modules[:block]):
             features: tuple[Features, ...] = backbone(blank_BCHW, blocks)

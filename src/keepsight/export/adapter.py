@@ -62,9 +62,14 @@ class FusedAdapter:
         save_file(self.tensors, path / WEIGHTS, metadata={"format": "pt"})
 
 
-def fused_adapter(peft_model: PeftModel) -> FusedAdapter:
-    """The adapter of a network whose qkv layers are split, for the network as timm builds it; call it before merging."""
+def fused_adapter(peft_model: PeftModel) -> FusedAdapter | None:
+    """The adapter of a network whose qkv layers are split, for the network as timm builds it; call it before merging.
+
+    None where it is not plain LoRA (DoRA, OFT, OSF): only that is one LoRA of the fused layer.
+    """
     settings = peft_model.peft_config["default"]
+    if settings.peft_type.value != "LORA" or settings.use_dora:
+        return None
     found: dict[str, dict[str, dict[str, Tensor]]] = {}  # layer -> part of it ("" for the whole) -> A and B
     for name, tensor in peft_model.state_dict().items():
         if not (match := re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.default\.weight", name)):

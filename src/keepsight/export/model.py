@@ -15,7 +15,9 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from keepsight.adapters.kept import KeptAdapters, kept_adapters
 from keepsight.backbones.load import build_backbone
 from keepsight.core import Backbone, Config, Head, ImageList, Readout, UserError
 from keepsight.core.files import atomic_directory
@@ -49,6 +51,8 @@ class ModelCard(Config):
     head_shape: dict[str, int]
     classes: tuple[str, ...]
     pixels: PixelConfig = AS_STORED
+    adapters: KeptAdapters | None = None
+    multilabel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,8 @@ class Predictions:
 
     Attributes:
         names: N names (paths, or numbers).
-        labels: N predicted classes.
-        probabilities: [N, K] float32, rows sum to one.
+        labels: N predicted classes; of a multi-label model all those with a probability of one half or more, joined by |.
+        probabilities: [N, K] float32, rows sum to one (not those of a multi-label model).
         classes: K classes.
     """
 
@@ -96,12 +100,13 @@ class TunedModel:
 
     Attributes:
         method: How it was fitted.
-        backbone: With its final weights (an adapter is merged into them).
+        backbone: With its final weights (an adapter is merged into them; AdaptFormer and prompts stay beside them).
         readout: What the head sees.
         head: Features to logits.
         classes: K names, in the order of the logits.
         adapter: What fine-tuning by LoRA added to the weights, for `keepsight export --to peft`.
         pixels: How stored values became RGB in training, and do when predicting.
+        multilabel: Whether an image may have several classes: a probability is then a sigmoid of its class's logit alone.
 
     Example (after `keepsight tune`)::
 
@@ -116,6 +121,17 @@ class TunedModel:
     classes: tuple[str, ...]
     adapter: FusedAdapter | None = None
     pixels: PixelConfig = AS_STORED
+    multilabel: bool = False
+
+    def chances(self, logits_BK: Tensor) -> Tensor:
+        """Probabilities [B, K] of logits: a softmax, or a sigmoid each."""
+        return torch.sigmoid(logits_BK) if self.multilabel else torch.softmax(logits_BK, dim=1)
+
+    def answer(self, probabilities_K: NDArray[np.float32]) -> str:
+        """The predicted class, or the classes of a multi-label model as one text, which is empty for none."""
+        if self.multilabel:
+            return "|".join(self.classes[k] for k in np.flatnonzero(probabilities_K >= 0.5))
+        return self.classes[int(probabilities_K.argmax())]
 
     def stream(
         self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64, skip_bad: bool = False
@@ -134,7 +150,7 @@ class TunedModel:
         for chosen, batch in stream_batches(images, indices, self.backbone.preprocessing, batch_size, skip_bad):
             with torch.inference_mode():
                 logits = head(readout.read(self.backbone(batch.to(device), readout.blocks)))
-                yield chosen, torch.softmax(logits.float(), dim=1).cpu().numpy()
+                yield chosen, self.chances(logits.float()).cpu().numpy()
 
     def probabilities(
         self, images: ImageList, indices: NDArray[np.int64], batch_size: int = 64, what: str = "predicting"
@@ -158,7 +174,7 @@ class TunedModel:
         probabilities = self.probabilities(source, indices, batch_size)
         return Predictions(
             names=tuple(source.name(i) for i in range(len(source))),
-            labels=tuple(self.classes[k] for k in probabilities.argmax(axis=1)),
+            labels=tuple(self.answer(row) for row in probabilities),
             probabilities=probabilities,
             classes=self.classes,
         )
@@ -174,6 +190,8 @@ class TunedModel:
             head_shape=self.head.shape(),
             classes=self.classes,
             pixels=self.pixels,
+            multilabel=self.multilabel,
+            adapters=kept_adapters(self.backbone),
         )
         with atomic_directory(path) as temporary:
             (temporary / "model.json").write_text(card.model_dump_json(indent=2), encoding="utf-8")
@@ -204,6 +222,8 @@ class TunedModel:
                 )
             card = ModelCard.model_validate(found)
             backbone = build_backbone(card.backbone)
+            if card.adapters is not None:
+                card.adapters.add(backbone)
             head = build_head(card.head, card.head_shape)
             backbone.network.load_state_dict(load_file(folder / "backbone.safetensors"))
             head.load_state_dict(load_file(folder / "head.safetensors"))
@@ -219,4 +239,5 @@ class TunedModel:
             card.classes,
             adapter,
             card.pixels,
+            card.multilabel,
         )

@@ -69,13 +69,14 @@ class _Graph(nn.Module):
     def __init__(self, model: TunedModel) -> None:
         super().__init__()
         self.backbone, self.head = model.backbone, model.head
+        self.multilabel = model.multilabel
         self.readout = model.readout.resolved(model.backbone.depth)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x_BF = self.readout.read(self.backbone(images, self.readout.blocks))
         # The neighbour head takes its rows in chunks, which a graph with a free batch cannot: all at once is the same.
         logits_BK = self.head.logits_at_once(x_BF) if isinstance(self.head, NeighbourHead) else self.head(x_BF)
-        return logits_BK, torch.softmax(logits_BK, dim=1)
+        return logits_BK, torch.sigmoid(logits_BK) if self.multilabel else torch.softmax(logits_BK, dim=1)
 
 
 def export_onnx(model: TunedModel, path: Path, images: str | ImageList | None = None) -> OnnxReport:
@@ -133,6 +134,7 @@ def _write(graph: _Graph, path: Path, model: TunedModel) -> None:
         program.save(str(path), external_data=False)
     described = {
         "classes": list(model.classes),
+        "multilabel": model.multilabel,
         "method": model.method,
         "readout": str(model.readout),
         "preprocessing": model.backbone.preprocessing.model_dump(mode="json"),

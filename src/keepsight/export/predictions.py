@@ -1,6 +1,7 @@
 """Predictions as CSV, Parquet or JSON lines, written batch by batch. Knows no command line.
 
-Every file has one row an image: its path, the predicted label and the probability of every class. Names are quoted (CSV) or
+Every file has one row an image: its path, the predicted label (of a multi-label model all classes with a probability of one half or
+more, joined by |) and the probability of every class. Names are quoted (CSV) or
 escaped (JSON), so that commas, quotes and line ends in them break nothing. A spreadsheet takes a cell that begins with =, +, -
 or @ for a formula: in CSV such a path gets ./ before it, which means the same file. Class names are written as they are.
 """
@@ -71,7 +72,7 @@ def write_predictions(
     written = 0
     with _writer(chosen, out, model.classes) as write, Track("predicting", len(source), "images") as track:
         for indices, probabilities_BK in model.stream(source, np.arange(len(source)), batch_size, skip_bad):
-            labels = [model.classes[k] for k in probabilities_BK.argmax(axis=1)]
+            labels = [model.answer(row) for row in probabilities_BK]
             write([_encodable(source.name(i)) for i in indices.tolist()], labels, probabilities_BK)
             written += len(indices)
             track.advance(len(indices))

@@ -8,10 +8,13 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.models import save_for_hf
 from timm.models._input import get_model_args
 from torch import nn
 
+from keepsight.adapters.kept import adapter_tensors, kept_adapters
+from keepsight.backbones.load import build_backbone
 from keepsight.backbones.timm_models import TimmBackbone
 from keepsight.core import UserError
 from keepsight.core.files import atomic_directory
@@ -26,7 +29,8 @@ def export_timm(model: TunedModel, path: Path) -> str:
     """Write a folder that `timm.create_model("local-dir:FOLDER")` and `load_backbone(FOLDER)` read; returns what was written.
 
     A linear head on the backbone's own pooling becomes timm's classifier, W / scale and b - W mean / scale, if timm then gives
-    the same logits; else the features alone are exported.
+    the same logits; else the features alone are exported. Adapters that cannot be merged (AdaptFormer, prompts) go into the folder
+    `adapter` beside the network without them.
 
     Raises:
         UserError: The backbone is not one of timm's.
@@ -34,8 +38,9 @@ def export_timm(model: TunedModel, path: Path) -> str:
     backbone = model.backbone
     if not isinstance(backbone, TimmBackbone):
         raise UserError(f"The backbone {backbone.name} is not one of timm's: only those have timm's layout.")
-    classifier = _with_classifier(model, backbone)
-    network = classifier if classifier is not None else backbone.network
+    carries = kept_adapters(backbone) is not None
+    classifier = None if carries else _with_classifier(model, backbone)
+    network = classifier if classifier is not None else _without_adapters(backbone)
     p = backbone.preprocessing
     crop = {"crop": "center", "squash": "squash", "pad": "border"}[p.fit]
     described = {
@@ -57,12 +62,40 @@ def export_timm(model: TunedModel, path: Path) -> str:
             data_config=described,
         )
         _check_description(temporary / "config.json", backbone)
+        if carries:
+            _save_adapters(backbone, temporary / "adapter")
+    load = f"load it with\n  timm.create_model({f'local-dir:{path}'!r}, pretrained=True)"
+    if carries:
+        return (
+            f"backbone without its {model.method} adapters in {path}, and the adapters in {path / 'adapter'}: timm's weights alone "
+            f"are not the tuned model, which keepsight alone runs (or ONNX: --to onnx); {load}"
+        )
     what = (
         f"backbone and classifier ({len(model.classes)} classes)"
         if classifier is not None
         else f"backbone without a head (its {model.method} head reads {model.readout}, which timm's classifier does not)"
     )
-    return f"{what} in {path}; load it with\n  timm.create_model({f'local-dir:{path}'!r}, pretrained=True)"
+    return f"{what} in {path}; {load}"
+
+
+def _without_adapters(backbone: TimmBackbone) -> nn.Module:
+    """The network itself, or where it carries adapters a copy of the rest of it."""
+    added = adapter_tensors(backbone)
+    if not added:
+        return backbone.network
+    network = build_backbone(backbone.spec()).network
+    network.load_state_dict({name: t for name, t in backbone.network.state_dict().items() if name not in added})
+    return network
+
+
+def _save_adapters(backbone: TimmBackbone, folder: Path) -> None:
+    """adapter.json (`KeptAdapters`) and adapter.safetensors (by the names that they have within the network)."""
+    kept = kept_adapters(backbone)
+    assert kept is not None
+    folder.mkdir()
+    (folder / "adapter.json").write_text(kept.model_dump_json(indent=2), encoding="utf-8")
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in adapter_tensors(backbone).items()}
+    save_file(tensors, folder / "adapter.safetensors")
 
 
 def _arguments(backbone: TimmBackbone) -> dict[str, Any]:

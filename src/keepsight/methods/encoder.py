@@ -13,6 +13,8 @@ from peft import PeftModel
 from pydantic import Field
 from torch import Tensor, nn
 
+from keepsight.adapters.adaptformer import AdaptFormerConfig
+from keepsight.adapters.blocks import check_gradients, chosen_blocks, switched_off
 from keepsight.adapters.freeze import (
     block_of_parameters,
     checkpoint_blocks,
@@ -21,18 +23,26 @@ from keepsight.adapters.freeze import (
     train_biases,
     train_reached,
 )
-from keepsight.adapters.lora import LoraConfig, add_lora, check_lora_gradients, merge_lora
+from keepsight.adapters.kept import KeptAdapters, kept_adapters
+from keepsight.adapters.lora import LoraConfig, add_lora, check_lora_gradients, merge_lora, name_of, reduce_intruders
+from keepsight.adapters.orthogonal import OftConfig, OsfConfig, add_oft, add_osf
+from keepsight.adapters.prompts import VptConfig
 from keepsight.backbones.cut import resume
 from keepsight.core import Backbone, Config, Features, Readout
+from keepsight.core.progress import log
 
-Adapter = Literal["full", "lora", "bitfit"]
+Adapter = Literal["full", "lora", "bitfit", "adaptformer", "vpt", "oft", "osf"]
 
 
 class AdapterConfig(Config):
     """Which of the backbone's weights are trained, and how.
 
     Attributes:
-        lora: Rank, alpha and targets of LoRA.
+        lora: Rank, alpha, variant and targets of LoRA.
+        adaptformer: Bottleneck and scale of AdaptFormer.
+        vpt: Number and depth of prompts.
+        oft: Block size of the rotations.
+        osf: Share of the singular directions that stay.
         first_block: Blocks below this one (counted from 1) and the embedding stay frozen.
         layer_decay: Layer-wise learning-rate decay (BEiT, arXiv 2106.08254, appendix): block b of a readout at block B learns with
             lr * layer_decay^(B + 1 - b), what comes before the first block counts as block 0; the head learns with lr.
@@ -41,6 +51,10 @@ class AdapterConfig(Config):
     """
 
     lora: LoraConfig = LoraConfig()
+    adaptformer: AdaptFormerConfig = AdaptFormerConfig()
+    vpt: VptConfig = VptConfig()
+    oft: OftConfig = OftConfig()
+    osf: OsfConfig = OsfConfig()
     first_block: int = Field(default=1, ge=1)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     checkpoint_blocks: bool = False
@@ -85,7 +99,8 @@ class TunedBackbone(Encoder):
     Args:
         backbone: Changed in place.
         readout: What the head sees (blocks already resolved).
-        adapter: "full", "lora" or "bitfit".
+        adapter: What is trained: all weights, PEFT's adapters (lora, oft, osf), parts beside the blocks (adaptformer, vpt), or
+            biases.
         config: See `AdapterConfig`.
         from_states: `forward` gets states after block `config.first_block` - 1 (`backbones.cut.prefix`) in place of images.
     """
@@ -103,6 +118,16 @@ class TunedBackbone(Encoder):
         self._peft: list[PeftModel] = []  # a list hides it from nn.Module: its weights are the backbone's own
         if adapter == "lora":
             self._peft.append(add_lora(backbone, readout, config.lora, config.first_block))
+        elif adapter == "oft":
+            self._peft.append(add_oft(backbone, readout, config.oft, config.first_block))
+        elif adapter == "osf":
+            self._peft.append(add_osf(backbone, readout, config.osf, config.first_block))
+        elif adapter == "adaptformer":
+            blocks = chosen_blocks(backbone, readout, config.first_block)
+            KeptAdapters(blocks=blocks, adaptformer=config.adaptformer).add(backbone)
+        elif adapter == "vpt":
+            blocks = chosen_blocks(backbone, readout, config.first_block)
+            KeptAdapters(blocks=blocks, vpt=config.vpt).add(backbone)
         elif adapter == "bitfit":
             train_biases(backbone, readout, config.first_block)
         else:
@@ -118,7 +143,7 @@ class TunedBackbone(Encoder):
     @property
     def has_adapters(self) -> bool:
         """Whether the untouched network is this one with its adapters off."""
-        return bool(self._peft)
+        return bool(self._peft) or kept_adapters(self.backbone) is not None
 
     @contextlib.contextmanager
     def untouched(self) -> Iterator[None]:
@@ -126,11 +151,12 @@ class TunedBackbone(Encoder):
         with contextlib.ExitStack() as off:
             for peft_model in self._peft:
                 off.enter_context(peft_model.disable_adapter())
+            off.enter_context(switched_off(self.backbone))
             yield
 
     @property
     def peft_model(self) -> PeftModel | None:
-        """The adapters, until they are merged."""
+        """PEFT's adapters, until they are merged."""
         return self._peft[0] if self._peft else None
 
     def read(self, images: Tensor) -> Tensor:
@@ -182,6 +208,15 @@ class TunedBackbone(Encoder):
         """Every adapter must have a gradient."""
         for peft_model in self._peft:
             check_lora_gradients(peft_model)
+        if kept_adapters(self.backbone) is not None:
+            check_gradients(self.backbone)
+
+    def after_training(self) -> None:
+        """Call it after the last step, before `merge`: intruder dimensions are reduced where `LoraConfig.intruders` asks for it."""
+        for peft_model in self._peft:
+            if self._config.lora.intruders is not None and name_of(peft_model) == "LORA":
+                for line in reduce_intruders(peft_model, self._config.lora.intruders):
+                    log.debug("%s", line)
 
     def train(self, mode: bool = True) -> TunedBackbone:
         """Batch-norm statistics of the backbone stay as pretrained: few labels would ruin them."""
@@ -192,9 +227,14 @@ class TunedBackbone(Encoder):
         return self
 
     def merge(self) -> None:
-        """Make the backbone an ordinary one again: LoRA is added into the weights, checkpointing is undone."""
+        """Make the backbone an ordinary one again: PEFT's adapters are added into the weights, checkpointing is undone.
+
+        AdaptFormer and prompts cannot be merged: they stay, frozen, as parts of the network.
+        """
         if self._config.checkpoint_blocks:
             plain_blocks(self.backbone)
         for peft_model in self._peft:
             merge_lora(self.backbone, peft_model)
         self._peft.clear()
+        if kept_adapters(self.backbone) is not None:
+            freeze_all(self.backbone)
