@@ -207,7 +207,8 @@ def test_misspelt_names(typed: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"did you mean '{meant}'"):
         load_dataset(typed)
     with pytest.raises(
-        UserError, match="names: demo, mnist-5k, digits, fashion-mnist, mnist, svhn, cifar10, cifar-10, galaxymnist"
+        UserError,
+        match="names: demo, mnist-5k, digits, fashion-mnist, stamps, mnist, svhn, cifar10, cifar-10, galaxymnist",
     ):
         load_dataset("/somewhere/else/entirely")
     with pytest.raises(UserError, match="embedded data sets are"):

@@ -28,6 +28,7 @@ from keepsight.data.duplicates import (
 from keepsight.data.findings import (
     PAIRS_LISTED,
     TINY,
+    Cardinality,
     ClassCount,
     DataReport,
     DuplicateGroup,
@@ -35,6 +36,7 @@ from keepsight.data.findings import (
     Sizes,
     find_problems,
 )
+from keepsight.data.multilabel import class_text
 from keepsight.data.scan import BadImage, find_unreadable, read_all
 
 __all__ = ["BadImage", "DataReport", "check_data", "find_unreadable"]
@@ -78,6 +80,7 @@ def check_data(
         near=tuple(_pair(dataset, facts["index"][pairs[i]], float(scores[i])) for i in order),
         near_pairs=len(pairs) if near else None,
         near_complete=complete,
+        multilabel=_multilabel(dataset),
     )
     return report.model_copy(update={"findings": find_problems(report)})
 
@@ -153,7 +156,7 @@ def _group(dataset: Dataset, facts: _Facts, rows: NDArray[np.int64]) -> Duplicat
     return DuplicateGroup(
         names=tuple(dataset.images.name(i) for i in indices),
         parts=tuple(dataset.parts[i] for i in indices),
-        labels=tuple(_label(dataset, i) for i in indices),
+        labels=tuple(class_text(dataset, i) for i in indices),
         same_files=bool((facts["content"][rows] == facts["content"][rows[0]]).all()),
     )
 
@@ -163,14 +166,9 @@ def _pair(dataset: Dataset, indices: NDArray[np.int64], score: float) -> NearPai
     return NearPair(
         names=(dataset.images.name(a), dataset.images.name(b)),
         parts=(dataset.parts[a], dataset.parts[b]),
-        labels=(_label(dataset, a), _label(dataset, b)),
+        labels=(class_text(dataset, a), class_text(dataset, b)),
         correlation=round(score, 5),
     )
-
-
-def _label(dataset: Dataset, index: int) -> str | None:
-    label = int(dataset.labels[index])
-    return None if label == UNLABELLED else dataset.classes[label]
 
 
 def _names(dataset: Dataset, indices: NDArray[np.int64]) -> tuple[str, ...]:
@@ -180,10 +178,28 @@ def _names(dataset: Dataset, indices: NDArray[np.int64]) -> tuple[str, ...]:
 def _class_counts(dataset: Dataset) -> tuple[ClassCount, ...]:
     """One pass over the images, however many classes there are."""
     counts: list[Counter[str]] = [Counter() for _ in dataset.classes]
-    for label, part in zip(dataset.labels.tolist(), dataset.parts, strict=True):
-        if label != UNLABELLED:
-            counts[label][part] += 1
+    if dataset.targets is not None:
+        for row, label in np.argwhere(dataset.targets == 1).tolist():
+            counts[label][dataset.parts[row]] += 1
+    else:
+        for label, part in zip(dataset.labels.tolist(), dataset.parts, strict=True):
+            if label != UNLABELLED:
+                counts[label][part] += 1
     return tuple(ClassCount(name=name, parts=dict(c)) for name, c in zip(dataset.classes, counts, strict=True))
+
+
+def _multilabel(dataset: Dataset) -> Cardinality | None:
+    if dataset.targets is None:
+        return None
+    classes_N = (dataset.targets[dataset.labels != UNLABELLED] == 1).sum(axis=1)
+    learnt_N = np.array([part in ("", "train") for part in dataset.parts]) & (dataset.labels != UNLABELLED)
+    training = dataset.targets[learnt_N] == 1
+    always = training.all(axis=0) & bool(len(training))
+    return Cardinality(
+        classes=float(classes_N.mean()) if len(classes_N) else 0.0,
+        none=int((classes_N == 0).sum()),
+        always=tuple(name for name, every in zip(dataset.classes, always.tolist(), strict=True) if every),
+    )
 
 
 def _sizes(facts: _Facts) -> Sizes | None:

@@ -14,6 +14,7 @@ from keepsight.core import Dataset, UserError
 from keepsight.core.images import Part
 from keepsight.data.arrays import ArrayImages
 from keepsight.data.idx import read_idx
+from keepsight.data.stamps import read_stamps
 
 _FASHION_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 _FASHION_CLASSES = (
@@ -73,6 +74,7 @@ _READERS: dict[str, Callable[[], Dataset]] = {
     "mnist-5k": _mnist_5k,
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
+    "stamps": read_stamps,
 }
 
 EMBEDDED: tuple[str, ...] = tuple(_READERS)

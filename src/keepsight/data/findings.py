@@ -51,6 +51,20 @@ class ClassCount(Config):
         return self.parts.get("train", 0) + self.parts.get("", 0)
 
 
+class Cardinality(Config):
+    """How many classes the labelled images of multi-label data have.
+
+    Attributes:
+        classes: Mean number of classes an image.
+        none: Images with none of the classes.
+        always: Classes that every training image has.
+    """
+
+    classes: float
+    none: int
+    always: tuple[str, ...]
+
+
 class Sizes(Config):
     """Smallest, median and largest side, px, and how many images are grey (equal channels) and coloured."""
 
@@ -113,6 +127,8 @@ class DataReport(Config):
         near_pairs: Their number, None if they were not looked for.
         near_complete: Whether every candidate pair was looked at.
         findings: Sentences, errors first.
+        multilabel: How many classes an image has, in multi-label data; None where each has one. Class counts then add up to more
+            (or less) than the images.
     """
 
     name: str
@@ -129,6 +145,7 @@ class DataReport(Config):
     near_pairs: int | None
     near_complete: bool
     findings: tuple[Finding, ...] = ()
+    multilabel: Cardinality | None = None
 
     @property
     def split(self) -> bool:
@@ -221,7 +238,9 @@ def _on_counts(report: DataReport) -> Iterator[Finding]:
         if names := [c.name for c in report.classes if fits(c)]:
             yield Finding(severity=severity, topic="labels", text=f"{_listed('class', names)} {text}")
 
-    if (learnt := sum(bool(c.training) for c in report.classes)) < 2:
+    if report.multilabel is not None:
+        yield from _on_several_classes(report, report.multilabel)
+    if (learnt := sum(bool(c.training) for c in report.classes)) < 2 and (report.multilabel is None or not learnt):
         has = ("no training labels", "training labels of one class only")[learnt]
         text = f"The data have {has}: a classifier needs labelled images of at least two classes."
         yield Finding(severity="error", topic="labels", text=text)
@@ -252,7 +271,7 @@ def _on_counts(report: DataReport) -> Iterator[Finding]:
             lambda c: bool(c.training) and not c.parts.get("test"),
             "without a test image: the test figures say nothing about it.",
         )
-    if report.imbalance is not None and report.imbalance > IMBALANCE:
+    if report.imbalance is not None and report.imbalance > IMBALANCE and report.multilabel is None:
         least = min((c for c in report.classes if c.training), key=lambda c: c.training)
         most = max(report.classes, key=lambda c: c.training)
         text = (
@@ -260,11 +279,22 @@ def _on_counts(report: DataReport) -> Iterator[Finding]:
             f"{least.training}: read balanced accuracy and macro F1 rather than accuracy."
         )
         yield Finding(severity="warning", topic="labels", text=text)
-    if report.labelled >= 20 and len(report.classes) > report.labelled / 2:
+    if report.labelled >= 20 and len(report.classes) > report.labelled / 2 and report.multilabel is None:
         text = (
             f"There are {len(report.classes)} classes for {report.labelled} labelled images: look whether the label is an "
             f"identifier rather than a class."
         )
+        yield Finding(severity="warning", topic="labels", text=text)
+
+
+def _on_several_classes(report: DataReport, found: Cardinality) -> Iterator[Finding]:
+    text = (
+        f"Multi-label data: an image has {found.classes:.1f} of {len(report.classes)} classes on average, and "
+        f"{_count(found.none, 'labelled image')} none of them; read mean average precision rather than accuracy."
+    )
+    yield Finding(severity="note", topic="labels", text=text)
+    if found.always:
+        text = f"{_listed('class', found.always)} that every training image has: nothing can be learnt about it."
         yield Finding(severity="warning", topic="labels", text=text)
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from keepsight.core import Dataset
+from keepsight.core import UNLABELLED, Dataset
 from keepsight.core.progress import log
+from keepsight.data.multilabel import draw_rows
 from keepsight.data.splits import Indices, SplitConfig, allocate, make_splits, pick
 from keepsight.data.subset import subset
 
@@ -55,6 +56,13 @@ def limited(dataset: Dataset, config: SplitConfig, pool: int | None) -> Dataset:
 
 def _drawn(dataset: Dataset, among: Indices, number: int, seed: tuple[int, int]) -> Indices:
     """Ascending: `number` of these images, the classes in proportion; each has one at least, where there are enough."""
+    rng = np.random.default_rng(seed)
+    if dataset.targets is not None:
+        labelled = among[dataset.labels[among] != UNLABELLED]
+        few = round(number * len(labelled) / len(among))
+        chosen = labelled[draw_rows(dataset.targets[labelled], few, rng)]
+        others = rng.permutation(np.setdiff1d(among, labelled))[: number - few]
+        return np.sort(np.concatenate([chosen, others]))
     classes, class_N, counts = np.unique(dataset.labels[among], return_inverse=True, return_counts=True)
     least = np.ones_like(counts) if number >= len(classes) else np.zeros_like(counts)
-    return among[pick(class_N, allocate(counts, number, least, counts), np.random.default_rng(seed))]
+    return among[pick(class_N, allocate(counts, number, least, counts), rng)]

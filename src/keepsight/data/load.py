@@ -21,6 +21,8 @@ from keepsight.data.galaxy import is_galaxy_folder, read_galaxy_folder
 from keepsight.data.hub import is_hub_object, is_saved_folder, read_hub_name, read_hub_object, read_saved_folder
 from keepsight.data.idx import idx_pairs, read_idx_folder
 from keepsight.data.labels import check_class_names
+from keepsight.data.medfm import is_medfm_list, read_medfm_list
+from keepsight.data.medical import PUBLISHED, published_reader
 from keepsight.data.named import NAMES, read_named
 from keepsight.data.options import DEFAULTS
 from keepsight.data.options import DataConfig as DataConfig
@@ -46,9 +48,10 @@ def load_dataset(source: Any, options: DataConfig | None = None, *, check: bool 
 
     Args:
         source: A text or path: a name (see `NAMES`), a folder of images, of Parquet files, of WebDataset shards, of IDX
-            files, of GalaxyMNIST or saved by the package `datasets`, a .csv, .tsv, .parquet, .npz, .h5, .hdf5 or .tar file, a
-            pattern of shards, `hf:ORG/NAME` or `torchvision:NAME`. Or an object: (images, labels), a pandas data frame, a data
-            set of the package `datasets` or of torchvision, or a `Dataset`. A text that is both a name and a folder here means
+            files, of GalaxyMNIST, APTOS 2019, ISIC 2018 or MedFM or saved by the package `datasets`, a .csv, .tsv, .parquet, .npz,
+            .h5, .hdf5 or .tar file, a list of MedFM (.txt), a pattern of shards, `hf:ORG/NAME`, `torchvision:NAME`, or a folder
+            after one of `medical.PUBLISHED`, such as `medfm-endo:FOLDER`. Or an object: (images, labels), a pandas data frame, a
+            data set of the package `datasets` or of torchvision, or a `Dataset`. A text that is both a name and a folder here means
             the data of that name; './name' or a `Path` means the folder.
         options: Columns, keys and pixels; None finds the usual names.
         check: False lets images without any label do: for predicting, embedding and checking.
@@ -83,6 +86,8 @@ def _read_text(source: str | Path, options: DataConfig) -> Dataset:
             return read_hub_name(rest, options)
         if colon and scheme.lower() == "torchvision":
             return read_torchvision_name(rest, options)
+        if colon and scheme.lower() in PUBLISHED:
+            return _read_published(scheme.lower(), Path(rest).expanduser(), options)
     if text in NAMES and (isinstance(source, str) or not path.exists()):
         if path.exists():
             log.warning("%s is taken as the data set of that name: write ./%s for the folder here.", source, source)
@@ -90,6 +95,8 @@ def _read_text(source: str | Path, options: DataConfig) -> Dataset:
     if path.is_dir():
         return _read_directory(path, options)
     suffix = path.suffix.lower()
+    if path.is_file() and suffix == ".txt" and is_medfm_list(path):
+        return read_medfm_list(path, options)
     if path.is_file() and suffix in _FILES:
         return _FILES[suffix](path, options)
     if not path.exists() and suffix == ".tar" and "{" in text:
@@ -101,11 +108,21 @@ def _read_text(source: str | Path, options: DataConfig) -> Dataset:
     raise UserError(_nothing_there(text, path))
 
 
+def _read_published(name: str, folder: Path, options: DataConfig) -> Dataset:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: give the one that {name} was unpacked to, as {name}:FOLDER.")
+    return PUBLISHED[name](folder, options)
+
+
 def _read_directory(path: Path, options: DataConfig) -> Dataset:
     """A folder by what is in it; one with any image near its top is an image folder."""
     if is_saved_folder(path):
         return read_saved_folder(path, options)
-    if not os.access(path, os.R_OK | os.X_OK) or _holds_images(path):
+    if not os.access(path, os.R_OK | os.X_OK):
+        return read_folder(path, options.pixels)  # which says so
+    if (reader := published_reader(path)) is not None:
+        return reader(path, options)
+    if _holds_images(path):
         return read_folder(path, options.pixels)
     if idx_pairs(path):
         return read_idx_folder(path, options)
@@ -152,13 +169,20 @@ def check_dataset(dataset: Dataset, source: str) -> None:
         raise UserError(f"{source} holds no images: expected labelled images of at least two classes.")
     check_class_names(dataset.classes, source)
     in_training = np.array([part in ("", "train") for part in dataset.parts])
-    labels = dataset.labels[in_training & (dataset.labels != UNLABELLED)]
+    learnt_from = in_training & (dataset.labels != UNLABELLED)
+    labels = dataset.labels[learnt_from]
     if len(labels) == 0:
         where = " outside of its val and test parts" if (dataset.labels != UNLABELLED).any() else ""
         raise UserError(
             f"{source} has {len(dataset.images)} images but no labels{where}: put some images into one folder per "
             f"class, or fill the label column."
         )
+    if dataset.targets is not None:
+        if not (dataset.targets[learnt_from] == 1).any():
+            raise UserError(
+                f"{source} is multi-label data, but no training image has any of its classes: check the labels."
+            )
+        return
     if len(present := np.unique(labels)) < 2:
         raise UserError(
             f"{source} has training labels of one class only ({dataset.classes[present[0]]!r}): a classifier needs at "

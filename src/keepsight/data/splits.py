@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 from keepsight.core import UNLABELLED, Config, Dataset, UserError
 from keepsight.core.files import write_text
 from keepsight.core.progress import log
+from keepsight.data.multilabel import hold_out, keep_labelled, multilabel_folds
 
 Indices = NDArray[np.int64]
 
@@ -122,7 +123,7 @@ class Splits:
 def dataset_digest(dataset: Dataset) -> str:
     """Sha256 (hex) over image names, classes, labels and parts; pixels are left to the feature cache's hashes."""
     names = [dataset.images.name(i) for i in range(len(dataset.images))]
-    content = json.dumps([names, dataset.classes, dataset.labels.tolist(), dataset.parts])
+    content = json.dumps([names, dataset.classes, dataset.truth.tolist(), dataset.parts])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -131,7 +132,7 @@ def make_splits(dataset: Dataset, config: SplitConfig, seeds: tuple[int, ...]) -
 
     Counts are proportional to the class sizes (largest remainder). A drawn test part takes at least one image of each
     class where it can, and never the last labelled one, so that every class can be learnt. For one seed, a smaller
-    number of labels of balanced classes is a subset of a larger one.
+    number of labels of balanced classes is a subset of a larger one. Multi-label data is split by `multilabel.draw_rows`.
 
     Raises:
         UserError: if a class has no training label, a test or validation image has none, there are fewer labels than
@@ -159,6 +160,13 @@ def make_splits(dataset: Dataset, config: SplitConfig, seeds: tuple[int, ...]) -
     without_label = np.flatnonzero(~has_label)
     draws = tuple(_draw(dataset, config, seed, pool, without_label, np.flatnonzero(own_validation)) for seed in seeds)
     return Splits(test=_indices(test), draws=draws, digest=dataset_digest(dataset))
+
+
+def folds_of(dataset: Dataset, indices: Indices, k: int, seed: int) -> list[tuple[Indices, Indices]]:
+    """Cross-validation folds of these labelled images, as positions in `indices`; none where there are too few."""
+    if dataset.targets is not None:
+        return multilabel_folds(dataset.targets[indices], k, seed)
+    return stratified_folds(dataset.labels[indices], k, seed)
 
 
 def stratified_folds(labels: Indices, k: int, seed: int) -> list[tuple[Indices, Indices]]:
@@ -191,7 +199,7 @@ def _check_classes(dataset: Dataset, pool: Indices, unlabelled_held_out: Indices
             f"{dataset.name} has {len(unlabelled_held_out)} test or validation images without a label (first: "
             f"{dataset.images.name(int(unlabelled_held_out[0]))}): label them or move them to the unlabelled images."
         )
-    counts = np.bincount(dataset.labels[pool], minlength=len(dataset.classes))
+    counts = class_counts(dataset, pool)
     if len(absent := np.flatnonzero(counts == 0)):
         names = ", ".join(repr(dataset.classes[c]) for c in absent[:5])
         raise UserError(
@@ -200,9 +208,19 @@ def _check_classes(dataset: Dataset, pool: Indices, unlabelled_held_out: Indices
         )
 
 
+def class_counts(dataset: Dataset, indices: Indices) -> Indices:
+    """How many of these labelled images have each class [K]."""
+    if dataset.targets is not None:
+        return _indices((dataset.targets[indices] == 1).sum(axis=0))
+    return _indices(np.bincount(dataset.labels[indices], minlength=len(dataset.classes)))
+
+
 def _draw_test(dataset: Dataset, pool: Indices, config: SplitConfig) -> Indices:
     if not config.test:
         return _indices([])
+    if dataset.targets is not None:
+        total = max(round(config.test * len(pool)), 1) if isinstance(config.test, float) else config.test
+        return hold_out(dataset, pool, total, f"test={config.test}", np.random.default_rng((config.seed, 0)))
     labels = dataset.labels[pool]
     counts = np.bincount(labels, minlength=len(dataset.classes))
     testable = int(np.count_nonzero(counts > 1))
@@ -231,9 +249,11 @@ def _draw(
     dataset: Dataset, config: SplitConfig, seed: int, pool: Indices, without_label: Indices, own_validation: Indices
 ) -> Draw:
     rng = np.random.default_rng((config.seed, 1, seed))
-    counts = np.bincount(dataset.labels[pool], minlength=len(dataset.classes))
     kept = pool
-    if config.labels is not None and config.labels < len(pool):
+    if config.labels is not None and config.labels < len(pool) and dataset.targets is not None:
+        kept = keep_labelled(dataset, pool, config.labels, rng)
+    elif config.labels is not None and config.labels < len(pool):
+        counts = class_counts(dataset, pool)
         if config.labels < len(counts):
             raise UserError(
                 f"labels={config.labels} is fewer than the {len(counts)} classes of {dataset.name}: every class needs "
@@ -242,8 +262,11 @@ def _draw(
         taken = allocate(counts, config.labels, np.ones_like(counts), counts)
         kept = pool[pick(dataset.labels[pool], taken, rng)]
     validation = own_validation
-    if config.validation > 0 and len(own_validation) == 0:
-        counts = np.bincount(dataset.labels[kept], minlength=len(dataset.classes))
+    if config.validation > 0 and len(own_validation) == 0 and dataset.targets is not None:
+        total = max(1, round(config.validation * len(kept)))
+        validation = hold_out(dataset, kept, total, f"validation={config.validation}: {total}", rng)
+    elif config.validation > 0 and len(own_validation) == 0:
+        counts = class_counts(dataset, kept)
         total = min(max(1, round(config.validation * len(kept))), int((counts - 1).sum()))
         if total == 0:
             raise UserError(

@@ -60,4 +60,5 @@ def subset(dataset: Dataset, keep: NDArray[np.int64]) -> Dataset:
         labels=dataset.labels[keep],
         classes=dataset.classes,
         parts=tuple(dataset.parts[i] for i in keep.tolist()),
+        targets=None if dataset.targets is None else dataset.targets[keep],
     )

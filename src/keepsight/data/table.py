@@ -119,7 +119,7 @@ def _checked(rows: Iterable[Row], where: str) -> list[_Checked]:
 
 
 def _rows(path: Path, options: DataConfig) -> list[Row]:
-    header, records = _records(path)
+    header, records = table_records(path)
     i_path = _column(path, header, _PATH, options.image_column)
     i_label = _column(path, header, _LABEL, options.label_column)
     i_split = _column(path, header, ("split",), options.split_column)
@@ -140,7 +140,7 @@ def _rows(path: Path, options: DataConfig) -> list[Row]:
     return rows
 
 
-def _records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def table_records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header (lower case) and the non-blank records with their row numbers."""
     try:
         text = path.read_bytes().decode("utf-8-sig")

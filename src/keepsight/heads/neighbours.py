@@ -21,7 +21,8 @@ class NeighbourHead(Head):
     With u = (x - mean) / scale (times the axes, if the head has some), normalised to length one, and s_n = <u, bank_n>, the k
     entries of the largest s_n vote with weight max(s_n, 0)^3: p = sum_n w_n votes_n / sum_n w_n, and the logits are g log((1 -
     e) p + e / K) with e = 0.001 and the sharpness g (1 unless stored otherwise), which changes probabilities and no decision. A
-    vote may be one-hot (a label) or a posterior.
+    vote may be one-hot (a label) or a posterior. With `independent`, votes are the classes that an image has, any number of them,
+    and the logits are those of p_k alone, for a sigmoid: log q - log(1 - q) with q = (1 - e) p_k + e / 2.
 
     Args:
         features: Length F of the read-out features.
@@ -29,6 +30,7 @@ class NeighbourHead(Head):
         bank: Number N of stored entries.
         k: Neighbours that vote.
         reduced: Length D of the features on the axes; 0 for a head without axes, which compares all F.
+        independent: 1 for multi-label data.
 
     Example:
         >>> head = NeighbourHead(features=2, classes=2, bank=2, k=1)
@@ -44,11 +46,11 @@ class NeighbourHead(Head):
     votes_NK: Tensor
     sharpness: Tensor
 
-    def __init__(self, features: int, classes: int, bank: int, k: int, reduced: int = 0) -> None:
+    def __init__(self, features: int, classes: int, bank: int, k: int, reduced: int = 0, independent: int = 0) -> None:
         super().__init__()
         if not 1 <= k <= bank:
             raise ValueError(f"k must lie between 1 and the size of the bank ({bank}), got {k}")
-        self.k = k
+        self.k, self.independent = k, bool(independent)
         self.register_buffer("mean_F", torch.zeros(features))
         self.register_buffer("scale_F", torch.ones(features))
         self.register_buffer("axes_FD", torch.zeros(features, reduced) if reduced else None)
@@ -88,13 +90,17 @@ class NeighbourHead(Head):
         """What `forward` gives, with memory for B N similarities."""
         similar_BN = unit_rows(x_BF, self.mean_F, self.scale_F, self.axes_FD) @ self.bank_NF.T
         similar_Bk, nearest_Bk = similar_BN.topk(self.k, dim=1)
-        return self.sharpness * vote_logits(similar_Bk, self.votes_NK[nearest_Bk])
+        votes_BkK = self.votes_NK[nearest_Bk]
+        if self.independent:
+            return self.sharpness * independent_vote_logits(similar_Bk, votes_BkK)
+        return self.sharpness * vote_logits(similar_Bk, votes_BkK)
 
     def shape(self) -> dict[str, int]:
         """Keyword arguments of the constructor."""
         classes, features, bank = self.votes_NK.shape[1], len(self.mean_F), len(self.bank_NF)
         reduced = 0 if self.axes_FD is None else self.axes_FD.shape[1]
-        return {"features": features, "classes": classes, "bank": bank, "k": self.k, "reduced": reduced}
+        shape = {"features": features, "classes": classes, "bank": bank, "k": self.k, "reduced": reduced}
+        return shape | {"independent": 1} if self.independent else shape
 
 
 def unit_rows(x_NF: Tensor, mean_F: Tensor, scale_F: Tensor, axes_FD: Tensor | None = None) -> Tensor:
@@ -105,10 +111,19 @@ def unit_rows(x_NF: Tensor, mean_F: Tensor, scale_F: Tensor, axes_FD: Tensor | N
 
 def vote_logits(similar_Bk: Tensor, votes_BkK: Tensor) -> Tensor:
     """Logits [B, K] of votes [B, k, K] weighted by the cube of the positive part of their similarities [B, k]."""
+    return smoothed_log(_chances(similar_Bk, votes_BkK))
+
+
+def independent_vote_logits(similar_Bk: Tensor, votes_BkK: Tensor) -> Tensor:
+    """The same for a sigmoid: each class's weighted share of votes alone, as the logit of (1 - e) p + e / 2."""
+    chance_BK = (1 - SMOOTHING) * _chances(similar_Bk, votes_BkK) + SMOOTHING / 2
+    return torch.log(chance_BK) - torch.log1p(-chance_BK)
+
+
+def _chances(similar_Bk: Tensor, votes_BkK: Tensor) -> Tensor:
     # The small constant lets the nearest vote where none is similar at all.
     weights_Bk = similar_Bk.clamp(min=1e-6).pow(3)
-    chance_BK = (weights_Bk[..., None] * votes_BkK).sum(dim=1) / weights_Bk.sum(dim=1, keepdim=True)
-    return smoothed_log(chance_BK)
+    return (weights_Bk[..., None] * votes_BkK).sum(dim=1) / weights_Bk.sum(dim=1, keepdim=True)
 
 
 def smoothed_log(chance_BK: Tensor) -> Tensor:
