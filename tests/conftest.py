@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from keepsight.core import Backbone, Features, ImageList, Preprocessing
 from keepsight.data.arrays import ArrayImages
+from keepsight.recipes import suite
 
 # Two test processes share the machine: more threads each would only wait for one another.
 torch.set_num_threads(1)
@@ -56,6 +58,14 @@ class TinyBackbone(Backbone):
 
     def spec(self) -> dict[str, str | int | bool]:
         return {"name": "tiny"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_suite() -> Iterator[None]:
+    """Tests that do not name data sets measure no forgetting on the bundled ones, which would take most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite, "BUNDLED_SETS", ())
+        yield
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keepsight.backbones.load import load_backbone
     from keepsight.export.model import TunedModel
     from keepsight.recipes.evaluate import evaluate_model
+    from keepsight.recipes.forgetting import forgetting
     from keepsight.recipes.run import Run, load_run, tune
 
 # Waiting OpenMP threads spin for some microseconds and then sleep. Spinning on made steps ten times slower as soon as another
@@ -24,12 +25,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __version__ = metadata.version("keepsight")
-__all__ = ["Run", "TunedModel", "__version__", "evaluate_model", "load_backbone", "load_run", "tune"]
+__all__ = ["Run", "TunedModel", "__version__", "evaluate_model", "forgetting", "load_backbone", "load_run", "tune"]
 
 _WHERE = {
     "Run": "keepsight.recipes.run",
     "TunedModel": "keepsight.export.model",
     "evaluate_model": "keepsight.recipes.evaluate",
+    "forgetting": "keepsight.recipes.forgetting",
     "load_backbone": "keepsight.backbones.load",
     "load_run": "keepsight.recipes.run",
     "tune": "keepsight.recipes.run",

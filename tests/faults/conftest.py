@@ -38,6 +38,7 @@ JOB = [
     "backbone.weights=random",
     "split.validation=0.2",
     "selection_folds=2",
+    "forgetting.measure=false",
     *(
         f"finetune_{adapter}.{setting}"
         for adapter in ("lora", "full")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from keepsight.adapters.lora import LoraConfig
+from keepsight.adapters.orthogonal import OftConfig
 from keepsight.backbones.cut import prefix
 from keepsight.backbones.load import load_backbone
 from keepsight.core import Backbone, ImageList, Readout
@@ -59,12 +60,12 @@ def test_a_second_start_computes_nothing(tmp_path: Path, vit: Backbone, images: 
     assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full", "bitfit"])
+@pytest.mark.parametrize("adapter", ["lora", "full", "bitfit", "adaptformer", "vpt", "oft", "osf"])
 def test_training_on_states_equals_training_on_the_views(
     tmp_path: Path, vit: Backbone, images: ImageList, adapter: Adapter
 ) -> None:
     labels, readout = np.arange(20) % 2, Readout(blocks=(3, 4), pools=("mean",))
-    config = FinetuneConfig(first_block=3, lora=LoraConfig(rank=2))
+    config = FinetuneConfig(first_block=3, lora=LoraConfig(rank=2), oft=OftConfig(block_size=8))
     optim = OptimConfig(name="sgd", lr=0.05, momentum=0.0, weight_decay=0.0)
     ended = {}
     for kind in ("images", "states"):

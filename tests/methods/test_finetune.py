@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from keepsight.adapters.kept import adapter_tensors
+from keepsight.adapters.lora import IntruderConfig, LoraConfig
+from keepsight.adapters.orthogonal import OftConfig
 from keepsight.backbones.load import load_backbone
 from keepsight.core import Backbone, Batch, Readout
 from keepsight.data.arrays import ArrayImages
@@ -19,6 +22,20 @@ from keepsight.methods.finetune import Finetune, FinetuneConfig
 from keepsight.train import ImageBatches, OptimConfig, TrainConfig, train
 
 READOUT = Readout(blocks=(2,), pools=("mean",))
+DORA = FinetuneConfig(lora=LoraConfig(variant="dora"))
+KINDS: list[tuple[Adapter, FinetuneConfig, float]] = [
+    ("full", FinetuneConfig(), 3e-3),
+    ("lora", FinetuneConfig(), 3e-3),
+    ("lora", DORA, 3e-3),
+    ("bitfit", FinetuneConfig(), 3e-2),
+    ("adaptformer", FinetuneConfig(), 1e-2),
+    ("vpt", FinetuneConfig(), 1e-1),
+    ("oft", FinetuneConfig(oft=OftConfig(block_size=8)), 3e-2),
+    ("osf", FinetuneConfig(), 1e-2),
+]
+every_kind = pytest.mark.parametrize(
+    ("adapter", "config", "lr"), KINDS, ids=lambda value: value if isinstance(value, str) else ""
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,37 +59,69 @@ def bright_or_dark() -> tuple[ArrayImages, np.ndarray]:
     return ArrayImages(pixels.astype(np.uint8)), labels
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora", "bitfit"])
-def test_it_starts_where_backbone_and_head_are(vit: Backbone, adapter: Adapter) -> None:
+@every_kind
+def test_it_starts_where_backbone_and_head_are(
+    vit: Backbone, adapter: Adapter, config: FinetuneConfig, lr: float
+) -> None:
     images = torch.randn(3, 3, 28, 28)
     expected = head()(READOUT.read(vit(images, READOUT.blocks)))
-    method = Finetune(copy.deepcopy(vit), READOUT, head(), adapter, FinetuneConfig())
-    torch.testing.assert_close(method.logits(images), expected, atol=1e-5, rtol=1e-5)
+    method = Finetune(copy.deepcopy(vit), READOUT, head(), adapter, config)
+    found = method.logits(images)
+    if adapter == "vpt":  # prompts are seen from the start
+        assert 1e-4 < (found - expected).abs().max() < 1
+    else:
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora", "bitfit"])
-def test_it_learns_and_merged_logits_equal(vit: Backbone, adapter: Adapter, tmp_path: Path) -> None:
+@every_kind
+def test_off_is_the_untouched_backbone_bit_for_bit(
+    vit: Backbone, adapter: Adapter, config: FinetuneConfig, lr: float
+) -> None:
+    if adapter in ("full", "bitfit"):
+        assert not Finetune(copy.deepcopy(vit), READOUT, head(), adapter, config).encoder.has_adapters
+        return
+    images = torch.randn(3, 3, 28, 28)
+    expected = READOUT.read(vit(images, READOUT.blocks))
+    encoder = Finetune(copy.deepcopy(vit), READOUT, head(), adapter, config).encoder
+    assert encoder.has_adapters
+    with torch.no_grad():
+        for p in encoder.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn(p.shape))
+    assert not torch.allclose(encoder.read(images), expected, atol=1e-4)
+    with encoder.untouched():
+        assert torch.equal(encoder.read(images), expected)
+    assert not torch.allclose(encoder.read(images), expected, atol=1e-4)
+
+
+@every_kind
+def test_it_learns_and_merged_logits_equal(
+    vit: Backbone, adapter: Adapter, config: FinetuneConfig, lr: float, tmp_path: Path
+) -> None:
     images, labels = bright_or_dark()
     backbone = copy.deepcopy(vit)
-    method = Finetune(backbone, READOUT, head(), adapter, FinetuneConfig())
+    method = Finetune(backbone, READOUT, head(), adapter, config)
     batches = ImageBatches(images, labels, Stream(np.arange(24), 8, 0), None, vit.preprocessing, None, 0)
     seen: list[float] = []
-    config = TrainConfig(optim=OptimConfig(lr=3e-2 if adapter == "bitfit" else 3e-3))
-    train(method, batches, 30, config, tmp_path, report=lambda _, f: seen.append(f["cross_entropy"]))
+    training = TrainConfig(optim=OptimConfig(lr=lr))
+    train(method, batches, 30, training, tmp_path, report=lambda _, f: seen.append(f["cross_entropy"]))
     assert np.mean(seen[-5:]) < 0.5 * np.mean(seen[:5])
     inputs = batches(0, 0, 1).inputs
     before = method.logits(inputs).detach()
     method.encoder.merge()
     torch.testing.assert_close(method.logits(inputs), before, atol=1e-4, rtol=1e-4)
-    assert list(backbone.network.state_dict()) == list(vit.network.state_dict())
+    stays = adapter_tensors(backbone)
+    assert bool(stays) == (adapter in ("adaptformer", "vpt"))
+    assert [n for n in backbone.network.state_dict() if n not in stays] == list(vit.network.state_dict())
+    assert not stays or not any(p.requires_grad for p in backbone.parameters())
     moved = {
         name
         for name, p in backbone.network.named_parameters()
-        if not torch.equal(p, dict(vit.network.named_parameters())[name])
+        if name not in stays and not torch.equal(p, dict(vit.network.named_parameters())[name])
     }
-    assert moved
+    assert bool(moved) == (not stays)
     assert not any(name.startswith(("blocks.2.", "norm.")) for name in moved)
-    if adapter == "lora":
+    if adapter in ("lora", "oft", "osf"):
         assert all(name.endswith("attn.qkv.weight") for name in moved)
 
 
@@ -126,7 +175,18 @@ def test_a_random_head_forgets_the_probe(vit: Backbone) -> None:
     assert not torch.equal(weight, head().weight_KF)
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_intruders_are_reduced_after_training_where_asked_for(vit: Backbone) -> None:
+    reduced = []
+    for intruders in (None, IntruderConfig(threshold=1.0, kept=0.0)):
+        config = FinetuneConfig(lora=LoraConfig(intruders=intruders))
+        method = Finetune(copy.deepcopy(vit), READOUT, head(), "lora", config)
+        before = method.encoder.read(torch.ones(1, 3, 28, 28))
+        method.encoder.after_training()
+        reduced.append(not torch.allclose(method.encoder.read(torch.ones(1, 3, 28, 28)), before, atol=1e-3))
+    assert reduced == [False, True]
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora", "adaptformer", "vpt"])
 def test_checkpointed_blocks_train_to_the_same_weights(vit: Backbone, adapter: Adapter, tmp_path: Path) -> None:
     images, labels = bright_or_dark()
     batches = ImageBatches(images, labels, Stream(np.arange(24), 8, 0), None, vit.preprocessing, None, 0)

@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {
     "seeds": 2,
     "split": {"labels": 40, "test": 200},
     "selection_folds": 2,
+    "forgetting": {"measure": False},
     "finetune_lora": {"epochs": 2},
     "finetune_full": {"epochs": 2},
 }
@@ -41,6 +42,7 @@ FILES = {
     "splits.json",
     "results.jsonl",
     "recommendation.json",
+    "origin.json",
     "report.html",
     "log.txt",
     "tensorboard",
@@ -71,6 +73,7 @@ def test_the_folder_holds_what_it_promises(finished: keepsight.Run) -> None:
     assert {p.name for p in finished.path.iterdir() if not p.name.startswith(".")} == FILES
     assert {p.name for p in (finished.path / "model").iterdir()} == {
         "model.json",
+        "origin.json",
         "backbone.safetensors",
         "head.safetensors",
         "README.md",

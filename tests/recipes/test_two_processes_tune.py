@@ -35,12 +35,13 @@ views = {"views": 1, "reduced": 16}
 fit_content_style.check_collapse = lambda *arguments: None
 keepsight.tune(
     subset(load_dataset("digits"), np.arange(300)), out=sys.argv[1], methods=list(METHODS), seeds=1, selection_folds=2,
-    readout="5:mean",
+    readout="5:mean", forgetting={"measure": False},
     backbone={"name": "test_vit3", "weights": "random", "size": 32},
     split={"labels": 41, "test": 101, "validation": 0.27},
     view_probe=views, view_propagation=views, self_training=views, gaussian_mixture=views, fixmatch=semi, fixmatch_lora=semi,
     content_style=semi, content_only=semi, content_style_paper=semi, content_style_lora=tuned, content_style_full=tuned,
     auto={"candidates": ["knn", "view-propagation"], "folds": 2, "least_labels": 2}, cnn={**short, "steps": 6},
+    finetune_adaptformer=upper, finetune_vpt=upper, finetune_dora=upper, finetune_oft=short, finetune_osf=short,
     finetune_bitfit=short, finetune_lora=upper, finetune_full={**short, "objective": {"layer_decay": 0.7}},
 )
 """

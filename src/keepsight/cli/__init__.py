@@ -1,6 +1,7 @@
 """The command line: reads arguments, calls recipes, prints. Heavy imports wait until a command needs them.
 
-Exit codes: 0 fine, 1 `data check` found errors in the data or a cell of a sweep failed, 2 bad input or usage, 130 interrupted.
+Exit codes: 0 fine, 1 `data check` found errors in the data or a cell of a sweep or comparison failed, 2 bad input or usage, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keepsight.cli import data, models, style, sweep, tune
+from keepsight.cli import compare, data, forgetting, models, style, sweep, tune
 from keepsight.cli.speech import OneSentenceGroup, UsageError, say_error, set_up_logging, usage_sentence
 from keepsight.core.errors import UserError
 from keepsight.core.progress import console
@@ -27,9 +28,18 @@ app = typer.Typer(
     "(images without a label go into [bold]unlabelled/[/bold]).",
 )
 app.command()(tune.tune)
-for command in (models.predict, models.evaluate, models.embed, models.export, style.style, models.backbones):
+for command in (
+    models.predict,
+    models.evaluate,
+    models.embed,
+    models.export,
+    forgetting.forgetting,
+    style.style,
+    models.backbones,
+):
     app.command()(command)
 app.add_typer(sweep.sweep_app, name="sweep")
+app.add_typer(compare.compare_app, name="compare")
 app.add_typer(data.data_app, name="data")
 app.add_typer(data.cache_app, name="cache")
 

@@ -25,6 +25,7 @@ def _flags(
     test: float | None,
     skip_bad: bool,
     trackers: str | None,
+    retain: str | None,
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if backbone is not None or size is not None:
@@ -33,7 +34,7 @@ def _flags(
         whole = test is not None and test >= 1 and test == int(test)
         held_out = int(test) if test is not None and whole else test
         settings["split"] = {k: v for k, v in (("labels", labels), ("test", held_out)) if v is not None}
-    for key, value in (("readout", readout), ("seeds", seeds), ("skip_bad", skip_bad or None)):
+    for key, value in (("readout", readout), ("seeds", seeds), ("skip_bad", skip_bad or None), ("retain", retain)):
         if value is not None:
             settings[key] = value
     for key, names in (("methods", methods), ("trackers", trackers)):
@@ -72,7 +73,7 @@ def tune(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: knn, probe, label-propagation, finetune-bitfit, finetune-lora, finetune-full.",
+            help="Comma-separated, such as knn, probe, label-propagation, finetune-bitfit, finetune-lora, finetune-full.",
             autocompletion=method_names,
         ),
     ] = None,
@@ -88,6 +89,13 @@ def tune(
     ] = False,
     trackers: Annotated[
         str | None, typer.Option(help="Where training curves go, comma-separated: tensorboard, wandb, mlflow.")
+    ] = None,
+    retain: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep what the backbone knew: penalties and weight rules such as procrustes:2, distill, l2-sp, wise-ft:0.5, "
+            "comma-separated (with a weight behind a colon)."
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, such as a run's config.yaml.")] = None,
     out: Annotated[
@@ -106,7 +114,7 @@ def tune(
     """
     from keepsight.recipes.config import as_yaml, resolve
 
-    flags = _flags(backbone, size, readout, methods, labels, seeds, test, skip_bad, trackers)
+    flags = _flags(backbone, size, readout, methods, labels, seeds, test, skip_bad, trackers, retain)
     chosen = resolve(data, config, flags, settings or [])
     if dry_run:
         from keepsight.recipes.plan import plan

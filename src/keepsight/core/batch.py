@@ -14,7 +14,7 @@ class Batch:
 
     Attributes:
         inputs: Labelled images [B, C, H, W], or cached features [B, F] of a frozen backbone.
-        labels: Class indices [B], int64.
+        labels: Class indices [B], int64; in multi-label data targets [B, K], int8.
         unlabelled: Unlabelled inputs [U, ...] of the same kind; U is 0 for methods that do not use them.
         strong: A second, more strongly augmented view [U, ...] of the same unlabelled images; [0] where the source gives none.
         rows: Where the unlabelled images stand [U] in the source's list of them, int64; [0] where the source does not say.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module, ABC):
-    """Maps features [B, F] to logits [B, K]; softmax over K gives the class probabilities.
+    """Maps features [B, F] to logits [B, K]; softmax over K (a sigmoid of each, in multi-label data) gives the probabilities.
 
     Everything it needs at prediction time (normalisation included) is a parameter or a buffer, so that its state dict is the
     whole of it, and `shape` rebuilds the empty module.

@@ -45,6 +45,8 @@ class Dataset:
         labels: [N] int64, an index into classes or UNLABELLED.
         classes: K class names, in the order of the indices.
         parts: N entries: '' lets keepsight split; 'train', 'val' or 'test' is the user's own split, kept as it is.
+        targets: None where an image has one class. In multi-label data [N, K] int8: 1 for each class that an image has, 0 for the
+            others, -1 throughout an image without labels. `labels` then says no more than that: 0 with labels, UNLABELLED without.
     """
 
     name: str
@@ -52,7 +54,22 @@ class Dataset:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     parts: tuple[Part, ...]
+    targets: NDArray[np.int8] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.parts):
             raise ValueError("images, labels and parts must have the same length")
+        if self.targets is None:
+            return
+        known_N = (self.labels != UNLABELLED)[:, None]
+        if self.targets.shape != (len(self.images), len(self.classes)):
+            raise ValueError(f"targets must be [images, classes], got {self.targets.shape}")
+        if not np.where(known_N, np.isin(self.targets, (0, 1)), self.targets == UNLABELLED).all() or self.labels.max(
+            initial=0
+        ):
+            raise ValueError("targets are 0 or 1 where labels are 0, and -1 throughout where labels are -1")
+
+    @property
+    def truth(self) -> NDArray[np.int8] | NDArray[np.int64]:
+        """What a method learns from: class indices [N], or the targets [N, K] of multi-label data."""
+        return self.labels if self.targets is None else self.targets

@@ -55,7 +55,13 @@ class Method(nn.Module, ABC):
 
 
 class FeatureMethod(ABC):
-    """A method solved on the features of a frozen backbone."""
+    """A method solved on the features of a frozen backbone.
+
+    Attributes:
+        multilabel: Whether it also takes the targets [N, K] of multi-label data in place of class indices.
+    """
+
+    multilabel: bool = False
 
     @abstractmethod
     def fit(
@@ -71,7 +77,7 @@ class FeatureMethod(ABC):
 
         Args:
             x_NF: Labelled features [N, F].
-            labels_N: Their class indices [N].
+            labels_N: Their class indices [N]; targets [N, K] of 0 and 1 in multi-label data, where `multilabel` says so.
             unlabelled_MF: Unlabelled features [M, F]; M may be 0.
             num_classes: K.
             seed: Of whatever is drawn.

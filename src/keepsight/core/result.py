@@ -32,6 +32,9 @@ class Result(Config):
         seconds: Wall time of fitting and predicting, mean over seeds; the features are extracted once and not included.
         peak_mib: Peak resident memory of the process meanwhile, MiB.
         size: Input size of the backbone, px, where sizes are compared.
+        before: What `value` is the change from, where it is one.
+        against: What it is compared with ("untouched", or another model).
+        retain: What kept the backbone near the one it came from, where that is compared ("none", "procrustes").
     """
 
     task: str
@@ -55,6 +58,9 @@ class Result(Config):
     seconds: float = 0.0
     peak_mib: float = 0.0
     size: int | None = None
+    before: float | None = None
+    against: str | None = None
+    retain: str | None = None
 
 
 def read_results(path: Path) -> list[Result]:

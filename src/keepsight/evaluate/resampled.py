@@ -42,7 +42,7 @@ def all_intervals(predictions: Sequence[Floats], labels_N: NDArray[np.int64]) ->
     return found
 
 
-def _weights(n: int, most: int) -> Iterator[Floats]:
+def resamples(n: int, most: int) -> Iterator[Floats]:
     """How often each of n images is in a resample, [draws, n], the draws of `intervals.interval` in some portions."""
     rng = np.random.default_rng(0)
     for start in range(0, DRAWS, most):
@@ -60,7 +60,7 @@ def _draws(probabilities_NK: Floats, labels_N: NDArray[np.int64]) -> dict[str, F
     columns = np.concatenate([labels_N, k + labels_N, 2 * k + predicted_N, 3 * k + bin_N])
     values = np.concatenate([hit_N.astype(np.float64), np.ones(2 * n), gap_N])
     sums = sparse.csr_array((values, (np.tile(np.arange(n), 4), columns)), shape=(n, 3 * k + bins))
-    parts = [_metrics(w_DN @ sums, n, k) for w_DN in _weights(n, max(1, NUMBERS // max(n, 3 * k + bins)))]
+    parts = [_metrics(w_DN @ sums, n, k) for w_DN in resamples(n, max(1, NUMBERS // max(n, 3 * k + bins)))]
     return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
 
 

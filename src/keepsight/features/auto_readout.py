@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from keepsight.core import Config, Pool, Readout
+from keepsight.data.multilabel import draw_rows, multilabel_folds
 from keepsight.data.splits import stratified_folds
 from keepsight.heads.graph import leave_one_out, neighbour_graph
+from keepsight.heads.independent import cross_validate_independent
 from keepsight.heads.linear import standardisation
-from keepsight.heads.logistic import cross_validate, row_space
+from keepsight.heads.logistic import Folds, cross_validate, row_space
 from keepsight.heads.neighbours import unit_rows
 
 NEIGHBOURS = 5
@@ -108,11 +110,19 @@ def choose_readout(
     Args:
         candidates: Readouts with blocks counted from 1.
         part: Gives the features of a (block, pool).
-        labels_N: Class indices of the labelled images, every class present.
+        labels_N: Class indices of the labelled images, every class present; targets [N, K] in multi-label data, where the probe's
+            log-loss alone decides.
         num_classes: K.
         seed: Shuffles the folds, and the labelled images where there are more than needed.
     """
     labels = labels_N.cpu().numpy()
+    if labels.ndim == 2:
+        kept = np.arange(len(labels))
+        if len(labels) > LABELLED_AT_MOST:
+            kept = draw_rows(labels, LABELLED_AT_MOST, np.random.default_rng(seed))
+        folds = multilabel_folds(labels[kept], 3, seed)
+        several = [_evidence_of_several(_features(c, part)[0][kept], labels_N[kept], folds) for c in candidates]
+        return decide(candidates, several, num_classes)
     kept = _stratified_subset(labels, LABELLED_AT_MOST, seed)
     evidence = [gather_evidence(*_features(c, part), labels, kept, num_classes, seed) for c in candidates]
     return decide(candidates, evidence, num_classes)
@@ -166,6 +176,16 @@ def gather_evidence(
     target_L = torch.from_numpy(labels)
     _, logits_LK = cross_validate(space, target_L, num_classes, STRENGTHS, folds, tolerance=0.1)
     return Evidence(clusters, propagation_loss, F.cross_entropy(logits_LK, target_L).item())
+
+
+def _evidence_of_several(x_LF: Tensor, targets_LK: Tensor, folds: Folds) -> Evidence:
+    """Of multi-label data: the log-loss of one logistic regression a class, on a coarser ladder, since there are so many."""
+    if not folds:
+        return Evidence(None, None, None)
+    mean_F, scale_F = standardisation(x_LF)
+    space = row_space((x_LF - mean_F) / scale_F)
+    _, loss = cross_validate_independent(space, targets_LK, STRENGTHS[::2], folds, tolerance=0.1)
+    return Evidence(None, None, loss)
 
 
 def cluster_score(graph: sparse.csr_array, num_classes: int) -> float:

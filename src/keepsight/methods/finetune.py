@@ -1,4 +1,4 @@
-"""Fine-tuning with labels alone: all weights that the readout reaches (`full`), LoRA, or biases (BitFit)."""
+"""Fine-tuning with labels alone: all weights that the readout reaches (`full`), one of the adapters, or biases (BitFit)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from keepsight.core import Backbone, Batch, Method, Readout
 from keepsight.heads.linear import LinearHead
 from keepsight.methods.encoder import Adapter, AdapterConfig, TunedBackbone
-from keepsight.objectives.classification import cross_entropy
+from keepsight.objectives.classification import binary_cross_entropy, cross_entropy
 
 
 class FinetuneConfig(AdapterConfig):
     """What fine-tuning minimises, and which weights it trains.
 
     Attributes:
-        label_smoothing: Share of the uniform distribution in the target.
+        label_smoothing: Share of the uniform distribution (of one half, in multi-label data) in the target.
         head_start: "probe" starts the head from the logistic probe on the frozen features. With `full` this is LP-FT (Kumar et al.
             2022, arXiv 2202.10054): a head that fits already does not distort the features in the first steps. "random"
             starts it from normal weights of standard deviation 0.01, which is plain fine-tuning.
@@ -29,13 +29,13 @@ class FinetuneConfig(AdapterConfig):
 
 
 class Finetune(Method):
-    """Cross-entropy through backbone and linear head.
+    """Cross-entropy through backbone and linear head; in multi-label data the binary cross-entropy of every class.
 
     Args:
         backbone: Changed in place.
         readout: What the head sees (blocks already resolved).
         head: Where the probe ended; trained too.
-        adapter: "full", "lora" or "bitfit".
+        adapter: See `TunedBackbone`.
         config: See `FinetuneConfig`.
         from_states: `losses` gets states after block `config.first_block` - 1 (`backbones.cut.prefix`) in place of images.
     """
@@ -68,10 +68,11 @@ class Finetune(Method):
         return self.encoder.lr_scales()
 
     def losses(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
-        """{"cross_entropy"}: `objectives.classification.cross_entropy` on the labelled images."""
+        """{"cross_entropy"}: `objectives.classification.cross_entropy` (or `binary_cross_entropy`) on the labelled images."""
         del phase, step
         logits_BK = self.head(self.encoder(batch.inputs))
-        return {"cross_entropy": cross_entropy(logits_BK, batch.labels, self._config.label_smoothing)}
+        of = cross_entropy if batch.labels.ndim == 1 else binary_cross_entropy
+        return {"cross_entropy": of(logits_BK, batch.labels, self._config.label_smoothing)}
 
     def after_first_step(self) -> None:
         """Every adapter must have a gradient."""

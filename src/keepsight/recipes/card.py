@@ -35,6 +35,7 @@ def write_model_card(
         readout=str(context.readout),
         preprocessing=_in_words(backbone.preprocessing),
         parameters=sum(p.numel() for p in backbone.parameters()),
+        multilabel=dataset.targets is not None,
     )
     write_card(path, facts, results)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from keepsight.adapters.lora import LoraConfig
 from keepsight.backbones.load import BackboneConfig
 from keepsight.core import Config, Readout, UserError
 from keepsight.data.options import DataConfig
@@ -27,6 +28,8 @@ from keepsight.methods.view_probe import ViewProbeConfig
 from keepsight.recipes import content_style_settings
 from keepsight.recipes.content_style_settings import ContentStyleSettings, TunedContentStyleSettings
 from keepsight.recipes.fixmatch_settings import FixMatchSettings, TunedFixMatchSettings, fixmatch_lora
+from keepsight.recipes.forgetting_settings import ForgettingConfig
+from keepsight.recipes.retain_settings import RetainConfig
 from keepsight.train import OptimConfig, TrainConfig
 from keepsight.train.trackers import TrackerName
 
@@ -45,7 +48,12 @@ MethodName = Literal[
     "auto",
     "cnn",
     "finetune-bitfit",
+    "finetune-adaptformer",
+    "finetune-vpt",
     "finetune-lora",
+    "finetune-dora",
+    "finetune-oft",
+    "finetune-osf",
     "finetune-full",
     "fixmatch-lora",
     "content-style-lora",
@@ -54,7 +62,7 @@ MethodName = Literal[
 METHODS: tuple[MethodName, ...] = typing.get_args(MethodName)
 """In the order of their cost; ties are decided for the earlier one."""
 
-FINETUNED: tuple[MethodName, ...] = ("finetune-bitfit", "finetune-lora", "finetune-full")
+FINETUNED: tuple[MethodName, ...] = tuple(name for name in METHODS if name.startswith("finetune-"))
 
 TRAINABLE: tuple[MethodName, ...] = ("cnn", *FINETUNED, "fixmatch-lora", "content-style-lora", "content-style-full")
 """Methods that train a network on images; the others work on cached features of the frozen backbone."""
@@ -114,8 +122,30 @@ def _bitfit() -> FinetuneSettings:
     return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=1e-3)))
 
 
+def _adaptformer() -> FinetuneSettings:
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=2e-3)))
+
+
+def _vpt() -> FinetuneSettings:
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=1e-2)))
+
+
 def _lora() -> FinetuneSettings:
     return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=2e-3)))
+
+
+def _dora() -> FinetuneSettings:
+    dora = FinetuneConfig(lora=LoraConfig(variant="dora"))
+    return FinetuneSettings(objective=dora, training=TrainConfig(optim=OptimConfig(lr=2e-3)))
+
+
+def _oft() -> FinetuneSettings:
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=2e-3)))
+
+
+def _osf() -> FinetuneSettings:
+    # Weight decay would take away the singular values that are trained: they do not start at zero.
+    return FinetuneSettings(training=TrainConfig(optim=OptimConfig(lr=4e-4, weight_decay=0.0)))
 
 
 def _full() -> FinetuneSettings:
@@ -168,11 +198,14 @@ class TuneConfig(Config):
         methods: What to compare.
         seeds: How many seeds; each draws its own labelled images where `split.labels` keeps fewer than there are.
         split: Labels, test and validation parts.
+        retain: What keeps tuned backbones near the one they came from; see `recipes.retain_settings`.
+        forgetting: What is measured of forgetting at the end, for each method that changed the backbone.
         trackers: Where training curves go beside TensorBoard files in the run folder: wandb, mlflow.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
         knn, probe, label_propagation, view_probe, view_propagation, self_training, gaussian_mixture, fixmatch, content_only,
-            content_style, content_style_paper, auto, cnn, finetune_bitfit, finetune_lora, finetune_full, fixmatch_lora,
-            content_style_lora, content_style_full: The methods' own settings.
+            content_style, content_style_paper, auto, cnn, finetune_bitfit, finetune_adaptformer, finetune_vpt, finetune_lora,
+            finetune_dora, finetune_oft, finetune_osf, finetune_full, fixmatch_lora, content_style_lora, content_style_full: The
+            methods' own settings.
     """
 
     data: str
@@ -183,6 +216,8 @@ class TuneConfig(Config):
     methods: tuple[MethodName, ...] = DEFAULT_METHODS
     seeds: int = Field(default=3, ge=1)
     split: SplitConfig = SplitConfig()
+    retain: RetainConfig = RetainConfig()
+    forgetting: ForgettingConfig = ForgettingConfig()
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     selection_folds: int = Field(default=5, ge=0)
     knn: KNNConfig = KNNConfig()
@@ -200,7 +235,12 @@ class TuneConfig(Config):
     content_style_paper: ContentStyleSettings = Field(default_factory=content_style_settings.content_style_paper)
     cnn: ScratchSettings = ScratchSettings()
     finetune_bitfit: FinetuneSettings = Field(default_factory=_bitfit)
+    finetune_adaptformer: FinetuneSettings = Field(default_factory=_adaptformer)
+    finetune_vpt: FinetuneSettings = Field(default_factory=_vpt)
     finetune_lora: FinetuneSettings = Field(default_factory=_lora)
+    finetune_dora: FinetuneSettings = Field(default_factory=_dora)
+    finetune_oft: FinetuneSettings = Field(default_factory=_oft)
+    finetune_osf: FinetuneSettings = Field(default_factory=_osf)
     finetune_full: FinetuneSettings = Field(default_factory=_full)
     content_style_lora: TunedContentStyleSettings = Field(default_factory=content_style_settings.content_style_lora)
     content_style_full: TunedContentStyleSettings = Field(default_factory=content_style_settings.content_style_full)
@@ -209,7 +249,12 @@ class TuneConfig(Config):
         """The settings of one of `FINETUNED`."""
         settings = {
             "finetune-bitfit": self.finetune_bitfit,
+            "finetune-adaptformer": self.finetune_adaptformer,
+            "finetune-vpt": self.finetune_vpt,
             "finetune-lora": self.finetune_lora,
+            "finetune-dora": self.finetune_dora,
+            "finetune-oft": self.finetune_oft,
+            "finetune-osf": self.finetune_osf,
             "finetune-full": self.finetune_full,
         }
         return settings[method]

@@ -39,8 +39,12 @@ class Context:
         return self.folder / "checkpoints" / cell.method / cell.name
 
     def labels(self, indices: Indices) -> Tensor:
-        """Class indices [N]."""
-        return torch.from_numpy(self.dataset.labels[indices])
+        """Class indices [N], or the targets [N, K] of multi-label data."""
+        return torch.from_numpy(self.dataset.truth[indices])
+
+    def probabilities(self, logits_NK: Tensor) -> Tensor:
+        """What logits mean: a softmax over the classes, or in multi-label data a sigmoid of each."""
+        return torch.softmax(logits_NK, dim=1) if self.dataset.targets is None else torch.sigmoid(logits_NK)
 
     @contextlib.contextmanager
     def trackers(self, cell: Cell) -> Iterator[Callable[[int, dict[str, float]], None] | None]:

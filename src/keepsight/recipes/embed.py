@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from keepsight.backbones.load import load_backbone
-from keepsight.core import UNLABELLED, Backbone, Config, Dataset, Preprocessing, Readout, UserError
+from keepsight.core import Backbone, Config, Dataset, Preprocessing, Readout, UserError
 from keepsight.core.files import make_directory, sweep, write_text
 from keepsight.core.progress import Track, log
 from keepsight.data.load import load_dataset
+from keepsight.data.multilabel import class_text
 from keepsight.data.options import DataConfig
 from keepsight.data.splits import dataset_digest
 from keepsight.export.model import TunedModel
@@ -288,6 +289,5 @@ def _features(
 def _rows(dataset: Dataset, indices: NDArray[np.int64]) -> Iterator[Row]:
     """(name, label or None, part) of each image."""
     for i in indices.tolist():
-        label = dataset.labels[i]
         name = dataset.images.name(i).encode("utf-8", "backslashreplace").decode()
-        yield name, None if label == UNLABELLED else dataset.classes[label], dataset.parts[i]
+        yield name, class_text(dataset, i), dataset.parts[i]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from keepsight.core import UNLABELLED, Dataset, Result, UserError
 from keepsight.core.progress import Track, log
 from keepsight.data.load import load_dataset
+from keepsight.data.multilabel import require_single_label
 from keepsight.data.options import DataConfig
 from keepsight.data.splits import Splits
 from keepsight.evaluate.classification import METRICS, Floats, confusion
@@ -94,6 +95,7 @@ def evaluate_model(
     dataset = data if isinstance(data, Dataset) else load_dataset(data, read_as, check=False)
     run = None if isinstance(model, TunedModel) else _run_folder(Path(model))
     chosen, name = _choose(dataset, split, run)
+    require_single_label(dataset, "keepsight evaluate")
     truths = [_labels_of(m, dataset, chosen) for m in models]
     first, *others = (_measure(m, dataset, chosen, y, skip_bad) for m, y in zip(models, truths, strict=True))
     labelled = 0 if run is None else _labels_seen(run, first.model.method)

@@ -40,12 +40,20 @@ def fit_frozen(
     """A method on the features of a frozen backbone."""
     head = fit_head(context, cell, method, cell.unlabelled, token).eval()
     pixels = context.config.data_options.pixels
-    model = TunedModel(cell.method, context.backbone, context.readout, head, context.dataset.classes, pixels=pixels)
+    model = TunedModel(
+        cell.method,
+        context.backbone,
+        context.readout,
+        head,
+        context.dataset.classes,
+        pixels=pixels,
+        multilabel=context.dataset.targets is not None,
+    )
 
     def predict() -> NDArray[np.float32]:
         x_NF = context.extractor.features(cell.measured_on, context.readout)
         with torch.inference_mode():
-            probabilities: NDArray[np.float32] = torch.softmax(head(x_NF), dim=1).numpy()
+            probabilities: NDArray[np.float32] = context.probabilities(head(x_NF)).numpy()
         return probabilities
 
     return Fitted(model, predict, sum(p.numel() for p in head.parameters()))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from keepsight.core import Batch, Head, Method, processes
+from keepsight.core import Batch, Head, Method, UserError, processes
 from keepsight.data.streams import Stream
 from keepsight.export.adapter import fused_adapter
 from keepsight.export.model import TunedModel
@@ -26,6 +26,7 @@ from keepsight.methods.encoder import Adapter, CachedFeatures, Encoder, TunedBac
 from keepsight.methods.tokens import TokenConfig
 from keepsight.recipes.context import Cell, Context, Fitted, Indices
 from keepsight.recipes.fit_finetune import validation_score
+from keepsight.recipes.retain import after_training, as_it_starts, attach, with_reference_images
 from keepsight.recipes.semi_settings import SemiSettings, TunedSemiSettings
 from keepsight.recipes.tokens import token_of
 from keepsight.train import BatchSource, FeatureBatches, ImageBatches, load_trained_state, train
@@ -125,23 +126,32 @@ def fit_on_images(context: Context, cell: Cell, settings: TunedSemiSettings, ada
         encoder = TunedBackbone(backbone, context.readout, adapter, settings.adapter)
         return encoder, build(dataclasses.replace(nodes, encoder=encoder))
 
+    if context.config.retain.soup > 1:
+        raise UserError(
+            f"The retention soup averages fine-tunings: leave it out with {cell.method}, or use finetune-full."
+        )
     encoder, method = fresh()
+    start = as_it_starts(context, method)
+    trained = attach(context, cell, method, encoder)
+    score = partial(validation_score, context, cell, method) if len(cell.validation) else None
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
     with context.trackers(cell) as report:
         outcome = train(
-            method,
-            _image_batches(context, cell, settings),
+            trained,
+            with_reference_images(context, cell, _image_batches(context, cell, settings)),
             settings.steps(len(nodes.z_ND)),
             settings.training,
             context.checkpoints(cell),
-            partial(validation_score, context, cell, method) if len(cell.validation) else None,
+            score,
             report,
             f"{cell.method} {cell.name}",
         )
     if sharded:  # what is cut into shares cannot be merged: go on with a whole one
         device = next(method.parameters()).device
         encoder, method = fresh()
-        load_trained_state(method.to(device), outcome.state)
+        load_trained_state(attach(context, cell, method, encoder).to(device), outcome.state)
+    after_training(context, cell, method, start, score)
+    encoder.after_training()
     adapter_alone = fused_adapter(encoder.peft_model) if encoder.peft_model is not None else None
     encoder.merge()
     model = TunedModel(

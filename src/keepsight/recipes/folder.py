@@ -20,6 +20,7 @@ import keepsight
 from keepsight.core import UserError
 from keepsight.core.files import is_sound, make_directory, said_if_full, seal
 from keepsight.core.progress import log
+from keepsight.data.medical import PUBLISHED
 from keepsight.recipes.config import TuneConfig, resolve
 
 SEAL = ".complete"
@@ -86,6 +87,8 @@ def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> P
     if out is None:
         # os.path says False where pathlib raises: a name that is too long for the system
         name = Path(config.data).resolve().stem if os.path.exists(config.data) else config.data  # noqa: PTH110
+        scheme, colon, _ = config.data.partition(":")
+        name = scheme.lower() if colon and scheme.lower() in PUBLISHED else name
         number = 1
         while True:
             path = Path("runs") / (name if number == 1 else f"{name}-{number}")

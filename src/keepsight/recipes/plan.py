@@ -12,8 +12,9 @@ from keepsight.adapters.freeze import train_reached
 from keepsight.backbones.load import load_backbone
 from keepsight.core import Backbone, Config, Readout
 from keepsight.data.load import load_dataset
-from keepsight.data.splits import make_splits, stratified_folds
+from keepsight.data.splits import folds_of, make_splits
 from keepsight.recipes.config import FINETUNED, TuneConfig
+from keepsight.recipes.multilabel import suited
 
 BATCH = 16
 
@@ -69,12 +70,13 @@ def plan(config: TuneConfig) -> Plan:
         UserError: What the run itself would refuse.
     """
     dataset = load_dataset(config.data, config.data_options)
+    config = suited(config, dataset)
     splits = make_splits(dataset, config.split, tuple(range(config.seeds)))
     backbone = load_backbone(config.backbone)
     first = splits.draws[0]
     folds = 0
     if config.selection_folds >= 2 and len(config.methods) > 1:
-        folds = len(stratified_folds(dataset.labels[first.labelled], config.selection_folds, first.seed))
+        folds = len(folds_of(dataset, first.labelled, config.selection_folds, first.seed))
     # "auto" may choose any block: the estimate is for the deepest.
     readout = (Readout() if config.readout == "auto" else Readout.parse(config.readout)).resolved(backbone.depth)
     forward = seconds_per_image(backbone, readout, backward=False)

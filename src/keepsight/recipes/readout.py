@@ -51,7 +51,7 @@ def readout_of(config: TuneConfig, dataset: Dataset, extractor: Extractor, draw:
             found = choose_readout(
                 candidates,
                 lambda block, pool: (extractor.part(draw.labelled, block, pool), extractor.part(sample, block, pool)),
-                torch.from_numpy(dataset.labels[draw.labelled]),
+                torch.from_numpy(dataset.truth[draw.labelled]),
                 len(dataset.classes),
                 config.split.seed,
             )

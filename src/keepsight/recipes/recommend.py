@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepsight.core import Config
+from keepsight.evaluate.classification import Floats
+from keepsight.evaluate.multilabel import Targets, map_draws, mean_average_precision
 
 
 class Recommendation(Config):
@@ -64,5 +66,46 @@ def recommend(
         method=best,
         why=f"Recommended: {best}, because it has the lowest {folds}-fold cross-validated error on the {n} labelled images: "
         f"{100 * errors[best]:.1f} %{compared}; the test labels were not used.{doubt if others else ''}",
+        criterion="cross-validation",
+    )
+
+
+def recommend_by_map(
+    methods: Sequence[str], predicted: Mapping[str, Floats], targets_NK: Targets, folds: int
+) -> Recommendation:
+    """For multi-label data: the method with the highest cross-validated mean average precision; the cheaper one of equals.
+
+    Args:
+        methods: In the order of their cost.
+        predicted: For each method the probabilities [N, K] of the labelled images when they were held out (same order of images
+            for all); empty where no cross-validation was possible.
+        targets_NK: The truth.
+        folds: Number of folds.
+    """
+    found = {m: mean_average_precision(scores, targets_NK) for m, scores in predicted.items()}
+    if not found or any(np.isnan(value) for value in found.values()):
+        method = next((m for m in ("probe", "knn") if m in methods), methods[0])
+        return Recommendation(
+            method=method,
+            why=f"Recommended: {method}, by rule and not by measurement: with a single image of every class (or selection_folds=0) "
+            "the labelled images allow no cross-validation.",
+            criterion="rule",
+        )
+    best = max(methods, key=lambda m: found[m])
+    draws = {m: map_draws(scores, targets_NK) for m, scores in predicted.items()}
+    close = [m for m in methods if m != best and np.nanquantile(draws[best] - draws[m], 0.025) <= 0]
+    doubt = (
+        f" On {len(targets_NK)} labelled images it is not distinguishable from {', '.join(close)} (the 95 % interval of the paired "
+        "difference holds 0)."
+        if close
+        else " Every other method is worse: the 95 % interval of the paired difference leaves out 0."
+    )
+    others = "; ".join(f"{m} {100 * found[m]:.1f} %" for m in methods if m != best)
+    compared = f" ({others})" if others else ""
+    return Recommendation(
+        method=best,
+        why=f"Recommended: {best}, because it has the highest {folds}-fold cross-validated mean average precision (mAP) on the "
+        f"{len(targets_NK)} labelled images: {100 * found[best]:.1f} %{compared}; the test labels were not used."
+        f"{doubt if others else ''}",
         criterion="cross-validation",
     )

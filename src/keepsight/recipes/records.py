@@ -8,8 +8,9 @@ import numpy as np
 
 from keepsight.core import Result
 from keepsight.data.splits import Draw, Splits
-from keepsight.evaluate.classification import METRICS
+from keepsight.evaluate.classification import METRICS, Floats
 from keepsight.evaluate.intervals import Interval, interval
+from keepsight.evaluate.multilabel import MAP, multilabel_intervals
 from keepsight.evaluate.resampled import all_intervals
 from keepsight.recipes.cells import Cell, CellOutcome, Context
 from keepsight.recipes.config import MethodName
@@ -56,15 +57,31 @@ def on_test(
     context: Context, method: MethodName, test: Indices, of: Sequence[tuple[Draw, CellOutcome]]
 ) -> list[Result]:
     """Every metric of one method on the test images, for each of the draws it was fitted on and over all of them."""
-    truth, n, made = context.dataset.labels[test], len(test), []
+    n, made = len(test), []
     if n == 0 or not of:
         return []
     labels, outcomes = len(of[0][0].labelled), [outcome for _, outcome in of]
-    for name, found in all_intervals([outcome.probabilities for outcome in outcomes], truth).items():
+    for name, found in _intervals(context, outcomes, test).items():
         for (draw, outcome), alone in zip(of, found, strict=False):
             made.append(_result(context, method, "test", name, alone, n, len(draw.labelled), draw.seed, [outcome]))
         made.append(_result(context, method, "test", name, found[-1], n, labels, None, outcomes))
     return made
+
+
+def _intervals(context: Context, outcomes: Sequence[CellOutcome], test: Indices) -> dict[str, list[Interval]]:
+    dataset, predictions = context.dataset, [outcome.probabilities for outcome in outcomes]
+    if dataset.targets is not None:
+        return multilabel_intervals(predictions, dataset.targets[test], dataset.classes)
+    return all_intervals(predictions, dataset.labels[test])
+
+
+def _cross_validated(context: Context, predicted_NK: Floats, indices: Indices) -> tuple[str, Interval | None]:
+    """The figure that methods are compared by; None where it is not defined."""
+    dataset = context.dataset
+    if dataset.targets is not None:
+        found = multilabel_intervals([predicted_NK], dataset.targets[indices], dataset.classes)
+        return MAP, found[MAP][0] if MAP in found else None
+    return "error", interval(METRICS["error"], [predicted_NK], dataset.labels[indices])
 
 
 def records_of(
@@ -74,8 +91,8 @@ def records_of(
     outcomes: Mapping[tuple[MethodName, str], CellOutcome],
     cv: Sequence[Cell],
 ) -> list[Result]:
-    """For each method: every metric on test for each seed and over seeds, and its cross-validated error."""
-    labels, made = context.dataset.labels, []
+    """For each method: every metric on test for each seed and over seeds, and its cross-validated error (or mAP)."""
+    made = []
     for method in methods:
         first = splits.draws[0]
         of = [(draw, outcomes[method, f"seed-{draw.seed}"]) for draw in splits.draws]
@@ -83,17 +100,19 @@ def records_of(
         folds = [c for c in cv if c.method == method]
         if folds:
             probabilities = np.concatenate([outcomes[method, c.name].probabilities for c in folds])
-            truth = labels[np.concatenate([c.measured_on for c in folds])]
-            found = interval(METRICS["error"], [probabilities], truth)
+            indices = np.concatenate([c.measured_on for c in folds])
+            metric, found = _cross_validated(context, probabilities, indices)
+            if found is None:
+                continue
             records = [outcome for _, outcome in of]
             made.append(
                 _result(
                     context,
                     method,
                     "cross-validation",
-                    "error",
+                    metric,
                     found,
-                    len(truth),
+                    len(indices),
                     len(first.labelled),
                     first.seed,
                     records,

@@ -19,14 +19,15 @@ from keepsight.core.files import atomic_file, said_if_full, sweep, write_text
 from keepsight.core.progress import log
 from keepsight.core.result import read_results
 from keepsight.data.load import load_dataset
-from keepsight.data.splits import Splits, stratified_folds
+from keepsight.data.splits import Draw, Splits, folds_of
+from keepsight.evaluate.classification import Floats
 from keepsight.evaluate.cost import measured
 from keepsight.export.model import Images, Predictions, TunedModel
 from keepsight.features.device import start_processes
 from keepsight.features.extract import Extractor
 from keepsight.recipes.card import write_model_card
 from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
-from keepsight.recipes.config import MethodName, TuneConfig, as_yaml
+from keepsight.recipes.config import TRAINABLE, MethodName, TuneConfig, as_yaml
 from keepsight.recipes.folder import (
     check_writable,
     clear,
@@ -37,10 +38,14 @@ from keepsight.recipes.folder import (
     owned,
     run_folder,
 )
+from keepsight.recipes.forgetting import forgetting_note, forgetting_of_run
+from keepsight.recipes.multilabel import said_of, suited
+from keepsight.recipes.origin import Origin, sketch, write_origin
 from keepsight.recipes.prepare import config_and_images, readable_images, splits_of
 from keepsight.recipes.readout import readout_of
-from keepsight.recipes.recommend import Recommendation, recommend
+from keepsight.recipes.recommend import Recommendation, recommend, recommend_by_map
 from keepsight.recipes.records import records_of
+from keepsight.recipes.suite import check_suite
 from keepsight.report.html import write_html
 from keepsight.train.trackers import check_trackers
 
@@ -88,7 +93,7 @@ def _cells(config: TuneConfig, dataset: Dataset, splits: Splits) -> tuple[list[C
     """(cross-validation cells on the first draw's labels, one cell a seed measured on test), method by method."""
     first = splits.draws[0]
     folds = (
-        stratified_folds(dataset.labels[first.labelled], config.selection_folds, first.seed)
+        folds_of(dataset, first.labelled, config.selection_folds, first.seed)
         if config.selection_folds >= 2 and len(config.methods) > 1
         else []
     )
@@ -122,6 +127,25 @@ def _cells(config: TuneConfig, dataset: Dataset, splits: Splits) -> tuple[list[C
     return validation, final
 
 
+def _recommendation(
+    dataset: Dataset,
+    methods: Sequence[MethodName],
+    splits: Splits,
+    outcomes: Mapping[tuple[MethodName, str], CellOutcome],
+    cv: Sequence[Cell],
+) -> Recommendation:
+    held_out = {m: [outcomes[m, c.name].probabilities for c in cv if c.method == m] for m in methods}
+    predicted: dict[str, Floats] = {m: np.concatenate(parts) for m, parts in held_out.items() if parts}
+    indices = np.concatenate([[], *(c.measured_on for c in cv if c.method == methods[0])]).astype(np.int64)
+    folds, has_unlabelled = len({c.name for c in cv}), len(splits.draws[0].unlabelled) > 0
+    if dataset.targets is not None:
+        return recommend_by_map(methods, predicted, dataset.targets[indices], folds)
+    wrong: dict[str, NDArray[np.bool_]] = {
+        m: probabilities.argmax(axis=1) != dataset.labels[indices] for m, probabilities in predicted.items()
+    }
+    return recommend(methods, wrong, folds, has_unlabelled)
+
+
 def _finish(
     config: TuneConfig,
     context: Context,
@@ -129,36 +153,29 @@ def _finish(
     outcomes: dict[tuple[MethodName, str], CellOutcome],
     cv: Sequence[Cell],
     collapsed: Mapping[MethodName, CollapsedError],
+    origin: Origin,
+    forgot: str,
 ) -> None:
-    labels = context.dataset.labels
     methods = tuple(method for method in config.methods if method not in collapsed)
     if not methods:
         raise next(iter(collapsed.values()))
     cv = [cell for cell in cv if cell.method in methods]
-    wrong: dict[str, NDArray[np.bool_]] = {
-        method: np.concatenate(
-            [
-                outcomes[c.method, c.name].probabilities.argmax(axis=1) != labels[c.measured_on]
-                for c in cv
-                if c.method == method
-            ]
-        )
-        for method in methods
-        if any(c.method == method for c in cv)
-    }
-    folds = len({c.name for c in cv})
-    recommendation = recommend(methods, wrong, folds, len(splits.draws[0].unlabelled) > 0)
+    recommendation = _recommendation(context.dataset, methods, splits, outcomes, cv)
     results = records_of(context, methods, splits, outcomes, cv)
     path = context.folder
     write_text(path / "results.jsonl", "".join(r.model_dump_json() + "\n" for r in results))
     chosen = path / "cells" / recommendation.method / f"seed-{splits.draws[0].seed}" / "model"
     TunedModel.load(chosen).save(path / "model", keepsight.__version__)
     write_model_card(path / "model" / "README.md", context, splits, results, recommendation)
+    write_origin(path, origin)
+    write_origin(path / "model", origin)
     notes = {"Configuration": as_yaml(config), "Environment": (path / "environment.json").read_text(encoding="utf-8")}
     if (path / SKIPPED).is_file():
         left_out = json.loads((path / SKIPPED).read_text(encoding="utf-8"))
         reasons = "\n".join(bad["reason"] for bad in left_out)
         notes = {f"Images left out, since they cannot be read: {len(left_out)}": reasons, **notes}
+    if forgot:
+        notes = {"What was forgotten": forgot, **notes}
     if collapsed:
         notes = {"Methods without a result": "\n".join(str(error) for error in collapsed.values()), **notes}
     write_html(path / "report.html", context.dataset.name, results, recommendation.method, recommendation.why, notes)
@@ -210,18 +227,21 @@ def tune(
     with processes.main_first():
         whole = given or load_dataset(config.data, config.data_options)
     dataset, skipped = readable_images(whole, config.skip_bad)
+    used = suited(config, dataset)
     splits = processes.from_main(lambda: splits_of(config, dataset, path / "splits.json", overwrite))
     with processes.main_first():
         backbone = load_backbone(config.backbone)
     if config.readout != "auto":
         Readout.parse(config.readout).resolved(backbone.depth)
+    if any(method in TRAINABLE for method in used.methods):
+        check_suite(config.forgetting, config.data_options)
     with contextlib.ExitStack() as held:
         with processes.main_writes():
             if processes.is_main():
                 _take(held, path, config, overwrite)
                 if skipped:
                     write_text(path / SKIPPED, json.dumps([bad.model_dump() for bad in skipped], indent=2) + "\n")
-        return _run(config, path, dataset, splits, backbone)
+        return _run(used, path, dataset, splits, backbone)
 
 
 def _take(held: contextlib.ExitStack, path: Path, config: TuneConfig, overwrite: bool) -> None:
@@ -270,10 +290,30 @@ def _run(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backb
             collapsed[cell.method] = error
             log.warning("%s The other methods go on.", error)
             continue
-        wrong = outcome.probabilities.argmax(axis=1) != dataset.labels[cell.measured_on]
-        seen = f"{100 * wrong.mean():.1f} % error" if len(wrong) else "not measured"
+        seen = said_of(outcome.probabilities, dataset, cell.measured_on)
         log.info("%s %s: %s, %.1f s", cell.method, cell.name, seen, outcome.record.seconds)
+    origin = Origin(
+        backbone=config.backbone,
+        weights=backbone.weights_hash(),
+        data=dataset.name,
+        images=sketch(extractor.keys(np.arange(len(dataset.images)))),
+    )
+    forgot = _forgotten(context, origin, draw, [method for method in config.methods if method not in collapsed])
     with processes.main_writes():
         if processes.is_main():
-            _finish(config, context, splits, outcomes, cv, collapsed)
+            _finish(config, context, splits, outcomes, cv, collapsed, origin, forgot)
     return load_run(path)
+
+
+def _forgotten(context: Context, origin: Origin, draw: Draw, methods: Sequence[MethodName]) -> str:
+    """What is said of forgetting in the report; every process takes part in the measurement."""
+    config = context.config
+    if not config.forgetting.measure:
+        return ""
+    tuned = [method for method in methods if method in TRAINABLE]
+    models = [(m, context.folder / "cells" / m / f"seed-{draw.seed}" / "model") for m in tuned]
+    own = context.dataset, draw.labelled.tolist()
+    found = forgetting_of_run(context.folder, context.backbone, origin, models, config.forgetting, own)
+    for method, sentence in found.items():
+        log.info("%s: %s", method, sentence)
+    return forgetting_note(found, [method for method in methods if method not in TRAINABLE])

@@ -20,6 +20,7 @@ from keepsight.core import UNLABELLED, Dataset, UserError
 from keepsight.core.files import make_directory, write_text
 from keepsight.core.progress import Track, log
 from keepsight.data.load import load_dataset
+from keepsight.data.multilabel import require_single_label
 from keepsight.data.options import DataConfig
 from keepsight.data.subset import subset
 from keepsight.evaluate.style import (
@@ -147,6 +148,7 @@ def _tokens(
 
 def _labels(model: TunedModel, dataset: Dataset) -> Indices:
     """True classes as indices into the model's; UNLABELLED for those it does not know."""
+    require_single_label(dataset, "keepsight style")
     position = {name: i for i, name in enumerate(model.classes)}
     table = np.array([position.get(name, UNLABELLED) for name in dataset.classes] + [UNLABELLED], dtype=np.int64)
     labels = table[dataset.labels]  # an unlabelled image, -1, takes the last entry

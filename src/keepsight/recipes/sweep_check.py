@@ -8,6 +8,7 @@ import numpy as np
 
 from keepsight.core import UNLABELLED, Config, Dataset, Readout, UserError
 from keepsight.data.load import load_dataset
+from keepsight.data.multilabel import require_single_label
 from keepsight.data.splits import make_splits
 from keepsight.recipes.config import TuneConfig
 from keepsight.recipes.prepare import readable_images
@@ -38,6 +39,7 @@ def checked(config: SweepConfig, path: Path, opened: Opened) -> tuple[list[Point
     for data, data_folder in zip(config.data, data_folders, strict=True):
         smallest = config.at(data, config.backbones[0], config.sizes[0], config.labels[0])
         whole = load_dataset(data, smallest.data_options)
+        require_single_label(whole, "keepsight sweep")
         _, bad = readable_images(whole, smallest.skip_bad)
         left_out = tuple(image.index for image in bad)
         dataset = opened.dataset(Point(smallest, config.pool, left_out, path))

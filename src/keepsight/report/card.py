@@ -13,7 +13,7 @@ import yaml
 
 from keepsight.core import Config, Result
 from keepsight.core.files import write_text
-from keepsight.report.summary import percent
+from keepsight.report.summary import main_metric, percent
 
 CLASSES_SHOWN = 50
 
@@ -33,6 +33,7 @@ class CardFacts(Config):
         readout: As text.
         preprocessing: How an image becomes the input, in words.
         parameters: Of the backbone.
+        multilabel: Whether an image may have several classes.
     """
 
     version: str
@@ -50,17 +51,19 @@ class CardFacts(Config):
     readout: str
     preprocessing: str
     parameters: int
+    multilabel: bool = False
 
 
 def write_card(path: Path, facts: CardFacts, results: Sequence[Result]) -> None:
     """Write the card; `results` are the records of the run, of which those of `facts.method` are used."""
     own = [r for r in results if r.method == facts.method]
     summary = [r for r in own if r.split == "test" and r.seed is None]
-    cv = next((r for r in own if r.split == "cross-validation" and r.metric == "error"), None)
+    cv = next((r for r in own if r.split == "cross-validation" and r.metric == main_metric(results)), None)
     parts = (
         _front_matter(facts, summary),
         f"# {_text(facts.dataset)}: {_text(facts.method)} on {_text(facts.backbone)}\n",
         f"An image classifier of {len(facts.classes)} classes, tuned with keepsight {_text(facts.version)}.\n",
+        *(["It is multi-label: an image may have several classes, or none.\n"] if facts.multilabel else []),
         _figures(facts, summary, cv),
         _model(facts),
         _data(facts),
@@ -86,7 +89,7 @@ def _front_matter(facts: CardFacts, summary: Sequence[Result]) -> str:
 
 
 def _figures(facts: CardFacts, summary: Sequence[Result], cv: Result | None) -> str:
-    lines = ["## Figures\n"]
+    lines, name = ["## Figures\n"], "mAP" if facts.multilabel else "error"
     if summary:
         r = summary[0]
         seeds = (
@@ -104,12 +107,12 @@ def _figures(facts: CardFacts, summary: Sequence[Result], cv: Result | None) -> 
             "The saved weights are those of the first seed." if r.seeds > 1 else "",
         ]
     else:
-        lines.append("The test error was **not measured**: the data has no test images.\n")
+        lines.append(f"The test {name} was **not measured**: the data has no test images.\n")
     if cv is not None:
         interval = f"{percent(cv.ci_low)} to {percent(cv.ci_high)}"
-        lines.append(f"Cross-validated error on {cv.n:,} labelled images: {percent(cv.value)} % ({interval}).\n")
+        lines.append(f"Cross-validated {name} on {cv.n:,} labelled images: {percent(cv.value)} % ({interval}).\n")
     else:
-        lines.append("There is no cross-validated error.\n")
+        lines.append(f"There is no cross-validated {name}.\n")
     lines.append(f"{_text(facts.why)}\n")
     return "\n".join(lines)
 
@@ -151,11 +154,14 @@ def _use() -> str:
 
 
 def _limits(facts: CardFacts, summary: Sequence[Result], cv: Result | None) -> str:
-    missing = [] if summary else ["the error on test images"]
-    missing += [] if cv is not None else ["the cross-validated error"]
+    name = "mAP" if facts.multilabel else "error"
+    missing = [] if summary else [f"the {name} on test images"]
+    missing += [] if cv is not None else [f"the cross-validated {name}"]
     missing += [
         "images from another source than these data (another camera, place or time)",
-        "images of none of the classes: each is given to one of them",
+        "images of other kinds: each gets a probability of every class"
+        if facts.multilabel
+        else "images of none of the classes: each is given to one of them",
         "differences between groups of people or places",
         "resistance to images made to deceive",
         "what the backbone forgot of its earlier abilities",

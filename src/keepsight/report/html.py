@@ -8,7 +8,17 @@ from pathlib import Path
 
 from keepsight.core import Result
 from keepsight.core.files import write_text
-from keepsight.report.summary import HEADINGS, Row, caption, cells, percent, rows
+from keepsight.report.summary import (
+    Row,
+    caption,
+    cells,
+    headings,
+    is_of_class,
+    main_metric,
+    main_name,
+    percent,
+    rows,
+)
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d5dae0; --mark: #0b6bcb; --page: #fff; }
@@ -35,8 +45,8 @@ svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 """Of every page: light or dark as the reader's system."""
 
 
-def _picture(table: Sequence[Row], recommended: str | None) -> str:
-    """Test error with its interval, one line a method, as SVG."""
+def _picture(table: Sequence[Row], recommended: str | None, name: str) -> str:
+    """Test error (or mAP) with its interval, one line a method, as SVG."""
     shown = [
         (r, r.value, r.low, r.high) for r in table if r.value is not None and r.low is not None and r.high is not None
     ]
@@ -64,15 +74,17 @@ def _picture(table: Sequence[Row], recommended: str | None) -> str:
         )
     return (
         f'<figure><svg viewBox="0 0 {left + width + 30} {height * len(shown) + 26}" role="img" '
-        f'aria-label="Test error and interval by method">{"".join(parts)}</svg>'
-        "<figcaption>Test error in per cent (lower is better) with its 95 % interval; the recommended method in blue."
+        f'aria-label="Test {name} and interval by method">{"".join(parts)}</svg>'
+        f"<figcaption>Test {name} in per cent ({'lower' if name == 'error' else 'higher'} is better) with its 95 % interval; the "
+        "recommended method in blue."
         "</figcaption></figure>"
     )
 
 
 def _metrics(results: Sequence[Result]) -> str:
     """Table of all test metrics, one row a method."""
-    summaries = [r for r in results if r.split == "test" and r.seed is None and r.metric != "error"]
+    tests = [r for r in results if r.split == "test" and r.seed is None and r.metric != main_metric(results)]
+    summaries = [r for r in tests if not is_of_class(r.metric)]
     if not summaries:
         return ""
     names = list(dict.fromkeys(r.metric for r in summaries))
@@ -83,6 +95,21 @@ def _metrics(results: Sequence[Result]) -> str:
         texts = [f"{percent(of[n].value)} [{percent(of[n].ci_low)}, {percent(of[n].ci_high)}]" for n in names]
         body += f"<tr><td>{escape(method)}</td>{''.join(f'<td>{t}</td>' for t in texts)}</tr>"
     return f'<h2>Other metrics on the test images</h2><div class="scroll"><table><tr><th>method</th>{head}</tr>{body}</table></div>'
+
+
+def _classes(results: Sequence[Result]) -> str:
+    """Table of the average precision of every class, one column a method; multi-label data alone has it."""
+    of = {(r.metric, r.method): r for r in results if r.split == "test" and r.seed is None and is_of_class(r.metric)}
+    if not of:
+        return ""
+    metrics, methods = (list(dict.fromkeys(key[i] for key in of)) for i in (0, 1))
+    body = ""
+    for metric in metrics:
+        found = [of.get((metric, method)) for method in methods]
+        texts = [f"{percent(r.value)} [{percent(r.ci_low)}, {percent(r.ci_high)}]" if r else "-" for r in found]
+        body += f"<tr><td>{escape(metric[3:-1])}</td>{''.join(f'<td>{t}</td>' for t in texts)}</tr>"
+    head = "".join(f"<th>{escape(m)} %</th>" for m in methods)
+    return f'<h2>Average precision of each class</h2><div class="scroll"><table><tr><th>class</th>{head}</tr>{body}</table></div>'
 
 
 def write_html(
@@ -99,7 +126,7 @@ def write_html(
         notes: Heading -> preformatted text at the end (configuration, environment).
     """
     table = rows(results)
-    head = "".join(f"<th>{escape(h)}</th>" for h in HEADINGS)
+    head = "".join(f"<th>{escape(h)}</th>" for h in headings(results))
     body = "".join(
         f'<tr class="{"chosen" if r.method == recommended else ""}">{"".join(f"<td>{escape(t)}</td>" for t in cells(r))}</tr>'
         for r in table
@@ -111,7 +138,7 @@ def write_html(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>keepsight: {name}</title><style>{STYLE}</style></head><body>"
         f'<h1>{name}</h1><p>{escape(caption(results))}</p><p class="main">{escape(why)}</p>'
-        f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>{_picture(table, recommended)}'
+        f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>{_picture(table, recommended, main_name(results))}'
         f"<p>Seconds and peak memory are those of one seed: fitting and predicting, without the features, which are computed "
-        f"once and shared. No choice was made on test images.</p>{_metrics(results)}{end}</body></html>\n",
+        f"once and shared. No choice was made on test images.</p>{_metrics(results)}{_classes(results)}{end}</body></html>\n",
     )

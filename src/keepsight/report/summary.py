@@ -24,15 +24,37 @@ class Row:
     high: float | None
 
 
-HEADINGS = (
-    "method",
-    "test error % [95 % interval]",
-    "cross-validated error %",
-    "weights",
-    "trained parameters",
-    "seconds",
-    "peak MiB",
-)
+MAP = "mean_average_precision"
+"""The metric that multi-label data is compared by; other data by the error."""
+
+
+def main_metric(results: Sequence[Result]) -> str:
+    """What methods are compared by in these records."""
+    return MAP if any(r.metric == MAP for r in results) else "error"
+
+
+def main_name(results: Sequence[Result]) -> str:
+    """The same in words."""
+    return "mAP" if main_metric(results) == MAP else "error"
+
+
+def headings(results: Sequence[Result]) -> tuple[str, ...]:
+    """Of the columns of the summary table."""
+    name = main_name(results)
+    return (
+        "method",
+        f"test {name} % [95 % interval]",
+        f"cross-validated {name} %",
+        "weights",
+        "trained parameters",
+        "seconds",
+        "peak MiB",
+    )
+
+
+def is_of_class(metric: str) -> bool:
+    """Whether a metric is one class's average precision, ap(CLASS)."""
+    return metric.startswith("ap(")
 
 
 def percent(value: float) -> str:
@@ -41,13 +63,14 @@ def percent(value: float) -> str:
 
 
 def rows(results: Sequence[Result]) -> list[Row]:
-    """One row a method, in the order of the records: the summary of its test error, its cross-validated error, its cost."""
+    """One row a method, in the order of the records: the summary of its test error (or mAP), its cross-validated one, its cost."""
+    metric = main_metric(results)
     methods = list(dict.fromkeys(r.method for r in results))
     made = []
     for method in methods:
-        errors = [r for r in results if r.method == method and r.metric == "error"]
-        test = next((r for r in errors if r.split == "test" and r.seed is None), None)
-        cv = next((r for r in errors if r.split == "cross-validation"), None)
+        figures = [r for r in results if r.method == method and r.metric == metric]
+        test = next((r for r in figures if r.split == "test" and r.seed is None), None)
+        cv = next((r for r in figures if r.split == "cross-validation"), None)
         any_one = test or cv
         if any_one is None:
             continue
@@ -71,7 +94,7 @@ def rows(results: Sequence[Result]) -> list[Row]:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """The row in the order of `HEADINGS`."""
+    """The row in the order of `headings`."""
     return (row.method, row.error, row.cross_validation, row.selection, row.parameters, row.seconds, row.peak)
 
 

@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepsight.core import Result
-from keepsight.report.summary import HEADINGS, caption, cells, rows
+from keepsight.report.summary import caption, cells, headings, rows
 
 
 def print_table(results: Sequence[Result], recommended: str | None, out: Console) -> None:
     """Print one row a method; the recommended one is marked."""
     table = Table(title=escape(caption(results)), title_justify="left", title_style="", header_style="bold")
-    for i, heading in enumerate(HEADINGS):
+    for i, heading in enumerate(headings(results)):
         table.add_column(heading, justify="left" if i in (0, 3) else "right")
     for row in rows(results):
         mark = " *" if row.method == recommended else ""

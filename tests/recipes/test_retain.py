@@ -1,0 +1,123 @@
+"""`retain` end to end: on fine-tuning and on content-style through the backbone, and what it must not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keepsight import tune
+from keepsight.core import Dataset, UserError
+from keepsight.data.arrays import ArrayImages
+from keepsight.methods.penalties import NAMES
+from keepsight.recipes.retain_settings import RetainConfig, parsed
+
+BACKBONE = {
+    "name": "vit_small_patch14_dinov2",
+    "weights": "random",
+    "size": 28,
+    "timm_args": {"embed_dim": 32, "depth": 3, "num_heads": 2, "init_values": 1.0},
+}
+SETTINGS = {
+    "backbone": BACKBONE,
+    "readout": "2:mean",
+    "seeds": 1,
+    "split": {"labels": 12, "test": 16},
+    "selection_folds": 0,
+    "forgetting": {"measure": False},
+    "trackers": [],
+}
+SHORT = {"epochs": 2, "batch_size": 6, "objective": {"head_start": "random"}, "training": {"optim": {"lr": 1e-2}}}
+
+
+@pytest.fixture(scope="module")
+def blobs() -> Dataset:
+    """Two classes: the bright half is above or below."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    pixels = rng.integers(0, 90, (60, 28, 28))
+    pixels[labels == 0, :14] += 120
+    pixels[labels == 1, 14:] += 120
+    return Dataset("blobs", ArrayImages(pixels.astype(np.uint8)), labels.astype(np.int64), ("up", "down"), ("",) * 60)
+
+
+def weights(blobs: Dataset, out: Path, method: str = "finetune-full", **settings: object) -> dict[str, np.ndarray]:
+    name = method.replace("-", "_")
+    run = tune(blobs, out=out, methods=[method], **{**SETTINGS, name: SHORT, **settings})
+    backbone = run.model.backbone
+    return {n: p.detach().numpy().copy() for n, p in backbone.network.state_dict().items()}
+
+
+def moved(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(one[n] - other[n]).sum() for n in one)))
+
+
+@pytest.mark.parametrize("method", ["finetune-full", "finetune-lora"])
+def test_every_retention_holds_the_weights_back_or_changes_them(blobs: Dataset, tmp_path: Path, method: str) -> None:
+    start = weights(blobs, tmp_path / "start", method, retain="wise-ft:0")
+    plain = weights(blobs, tmp_path / "plain", method)
+    none = weights(blobs, tmp_path / "none", method, retain="procrustes:0")
+    assert moved(plain, none) == 0
+    far = moved(plain, start)
+    assert far > 0
+    half = weights(blobs, tmp_path / "half", method, retain="wise-ft:0.5")
+    assert moved(half, start) == pytest.approx(far / 2, rel=1e-3)
+    for text in ("procrustes:100", "distill:100", "l2-sp:100000", "spd", "ftp"):
+        held = weights(blobs, tmp_path / text.split(":")[0], method, retain=text)
+        assert moved(held, plain) > 0
+        assert moved(held, start) < 1.02 * far, text
+
+
+def test_wise_ft_at_nothing_is_the_untouched_backbone(blobs: Dataset, tmp_path: Path) -> None:
+    full = weights(blobs, tmp_path / "full", retain="wise-ft:0")
+    lora = weights(blobs, tmp_path / "lora", "finetune-lora", retain="wise-ft:0")
+    assert moved(full, lora) == 0
+
+
+def test_a_soup_is_the_mean_of_its_members(blobs: Dataset, tmp_path: Path) -> None:
+    soup = weights(blobs, tmp_path / "soup", retain="soup:2")
+    again = weights(blobs, tmp_path / "again", retain="soup:2")
+    plain = weights(blobs, tmp_path / "plain")
+    assert moved(soup, again) == 0
+    assert moved(soup, plain) > 0
+
+
+def test_tpgm_learns_its_radii_on_validation_images(blobs: Dataset, tmp_path: Path) -> None:
+    split = {"labels": 12, "test": 16, "validation": 0.25}
+    rule = {"rules": [{"name": "tpgm", "steps": 20, "lr": 0.05}]}
+    start = weights(blobs, tmp_path / "start", retain="wise-ft:0", split=split)
+    plain = weights(blobs, tmp_path / "plain", split=split)
+    held = weights(blobs, tmp_path / "held", retain=rule, split=split)
+    assert moved(held, start) <= moved(plain, start) + 1e-6
+    assert moved(held, plain) > 0
+    with pytest.raises(UserError, match=r"split\.validation"):
+        weights(blobs, tmp_path / "without", retain="tpgm")
+
+
+def test_content_style_takes_penalties_and_reference_images(blobs: Dataset, tmp_path: Path) -> None:
+    short = {
+        "epochs": 1,
+        "least_steps": 2,
+        "batch_size": 4,
+        "unlabelled_batch_size": 4,
+        "token": {"views": 1, "reduced": 8},
+    }
+    settings = {"retain": {**parsed("cka,ldifs:blocks=1+2"), "reference_images": "digits", "reference_batch": 4}}
+    plain = weights(blobs, tmp_path / "plain", "content-style-lora", content_style_lora=short)
+    held = weights(blobs, tmp_path / "held", "content-style-lora", content_style_lora=short, **settings)
+    assert moved(plain, held) > 0
+
+
+def test_what_is_asked_for_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean procrustes"):
+        tune("digits", out=tmp_path / "run", retain="procustes:2")
+    assert not RetainConfig()
+    assert RetainConfig.model_validate("none") == RetainConfig()
+    assert RetainConfig.model_validate("wise-ft").wise_ft == 0.5
+
+
+def test_a_checkpoint_of_a_training_with_penalties_can_be_written(blobs: Dataset, tmp_path: Path) -> None:
+    often = {**SHORT, "training": {"optim": {"lr": 1e-2}, "checkpoint_steps": 1}}
+    plain = weights(blobs, tmp_path / "plain", retain=",".join(NAMES))
+    assert moved(weights(blobs, tmp_path / "often", finetune_full=often, retain=",".join(NAMES)), plain) == 0
