@@ -48,7 +48,9 @@ def test_a_tuned_vit_is_measured_and_what_it_was_tuned_on_is_left_out(
     assert "On one data set that was not trained on" in printed.out
     found = json.loads((out / "forgetting.json").read_text())
     assert [s["name"] for s in found["sets"]] == ["digits"]
-    assert "data is left out: 120 of its 120 images were trained on." in " ".join(found["notes"])
+    assert "data is left out: at least 120 of its 120 images are in the data of the training." in " ".join(
+        found["notes"]
+    )
     assert len(found["sets"][0]["blocks"]) == 13
     assert found["weights"]["total"] > 1e-4
     assert found["weights"]["blocks"]["0"] > 0

@@ -226,7 +226,7 @@ def test_what_was_trained_on_is_left_out(
     found = forgetting(path, tmp_path / "out", config=FAST.model_copy(update={"per_set": 20})).findings
     assert found is not None
     assert [s.name for s in found.sets] == ["one"]
-    assert "two is left out: 1 of its 60 images were trained on." in found.notes
+    assert "two is left out: at least 1 of its 60 images are in the data of the training." in found.notes
     with pytest.raises(UserError, match="No data set of the suite is left"):
         forgetting(path, tmp_path / "other", config=ForgettingConfig(suite=("two",)))
     with pytest.raises(UserError, match="There is no gone here"):  # a set that the user names must be there

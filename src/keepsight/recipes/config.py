@@ -281,6 +281,7 @@ def demo() -> dict[str, Any]:
         "selection_folds": 3,
         "finetune_lora": {"epochs": 8},
         "finetune_full": {"epochs": 8},
+        "forgetting": {"per_set": 500},
     }
 
 

@@ -314,6 +314,4 @@ def _forgotten(context: Context, origin: Origin, draw: Draw, methods: Sequence[M
     models = [(m, context.folder / "cells" / m / f"seed-{draw.seed}" / "model") for m in tuned]
     own = context.dataset, draw.labelled.tolist()
     found = forgetting_of_run(context.folder, context.backbone, origin, models, config.forgetting, own)
-    for method, sentence in found.items():
-        log.info("%s: %s", method, sentence)
     return forgetting_note(found, [method for method in methods if method not in TRAINABLE])

@@ -48,7 +48,9 @@ def load_suite(config: ForgettingConfig, trained_on: Sequence[str], options: Dat
             continue
         shared = _shared(whole, seen)
         if shared:
-            notes.append(f"{name} is left out: {shared} of its {len(whole.images):,} images were trained on.")
+            notes.append(
+                f"{name} is left out: at least {shared} of its {len(whole.images):,} images are in the data of the training."
+            )
             continue
         sample, note = _sampled(whole, config)
         title = _free(sample.name, sets)

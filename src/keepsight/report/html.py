@@ -38,7 +38,7 @@ th { font-weight: 600; font-size: .85rem; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 tr.chosen td { font-weight: 600; }
 tr.chosen td:first-child { color: var(--mark); }
-pre { font-size: .8rem; overflow-x: auto; border: 1px solid var(--line); padding: .8rem; }
+pre { font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); padding: .8rem; }
 figure { margin: 1rem 0; }
 svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 """
