@@ -144,7 +144,8 @@ def make_splits(dataset: Dataset, config: SplitConfig, seeds: tuple[int, ...]) -
     pool = np.flatnonzero(has_label & ~own_test & ~own_validation)
     _check_classes(dataset, pool, np.flatnonzero(~has_label & (own_test | own_validation)))
     if own_test.any():
-        if "test" in config.model_fields_set and config.test != np.count_nonzero(own_test):
+        asked = "test" in config.model_fields_set and config.test is not None
+        if asked and config.test != np.count_nonzero(own_test):
             log.warning("%s brings its own test part, so test=%s is not used.", dataset.name, config.test)
         test = np.flatnonzero(own_test)
     else:
