@@ -9,9 +9,13 @@ import pytest
 
 from keepsight import tune
 from keepsight.core import Dataset, UserError
+from keepsight.core.result import read_results
 from keepsight.data.arrays import ArrayImages
 from keepsight.methods.penalties import NAMES
+from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.retain_settings import RetainConfig, parsed
+from keepsight.recipes.suite import load_suite
+from keepsight.recipes.within import Kept
 
 BACKBONE = {
     "name": "vit_small_patch14_dinov2",
@@ -121,3 +125,30 @@ def test_a_checkpoint_of_a_training_with_penalties_can_be_written(blobs: Dataset
     often = {**SHORT, "training": {"optim": {"lr": 1e-2}, "checkpoint_steps": 1}}
     plain = weights(blobs, tmp_path / "plain", retain=",".join(NAMES))
     assert moved(weights(blobs, tmp_path / "often", finetune_full=often, retain=",".join(NAMES)), plain) == 0
+
+
+def test_a_limit_on_forgetting_moves_weights_back(blobs: Dataset, tmp_path: Path) -> None:
+    suite = {"measure": True, "suite": ["digits"], "per_set": 200}
+    rough = {**SHORT, "training": {"optim": {"lr": 0.3}}}
+    plain = weights(blobs, tmp_path / "plain", finetune_full=rough)
+    start = weights(blobs, tmp_path / "start", finetune_full=rough, retain="wise-ft:0")
+    wide = weights(blobs, tmp_path / "wide", finetune_full=rough, forgetting={**suite, "limit": 100})
+    assert moved(wide, plain) == 0
+    strict = weights(blobs, tmp_path / "strict", finetune_full=rough, forgetting={**suite, "limit": 0.5})
+    kept = Kept.model_validate_json((tmp_path / "strict/retained/finetune-full-seed-0.json").read_text())
+    assert kept.sets == ("digits",)
+    assert kept.images == 100
+    assert kept.changes["1.0"] < -0.5  # this training forgets much
+    assert moved(strict, start) == pytest.approx(kept.alpha * moved(plain, start), rel=1e-3)
+    assert kept.alpha == 0 or kept.changes[f"{kept.alpha:.1f}"] >= -0.5
+    assert kept.changes[f"{kept.alpha + 0.1:.1f}"] < -0.5
+    # What is reported is measured on other images than what alpha was chosen on.
+    halves = [
+        load_suite(ForgettingConfig(suite=("digits",), per_set=200, part=part), ()) for part in ("choice", "report")
+    ]
+    names = [{half.sets[0].images.content_hash(i) for i in range(100)} for half in halves]
+    assert not names[0] & names[1]
+    reported = read_results(tmp_path / "strict/forgetting/finetune-full/results.jsonl") if kept.alpha else []
+    assert all(r.n == 100 for r in reported if r.dataset == "digits")
+    with pytest.raises(UserError, match="no data set to measure on"):
+        weights(blobs, tmp_path / "none", forgetting={"measure": False, "limit": 1})

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from keepsight.cli.complete import backbone_names, data_names, method_names, readouts
 from keepsight.cli.speech import stdout
+from keepsight.core.errors import UserError
 
 if TYPE_CHECKING:
     from keepsight.recipes.run import Run
@@ -26,6 +27,7 @@ def _flags(
     skip_bad: bool,
     trackers: str | None,
     retain: str | None,
+    max_forgetting: str | None,
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if backbone is not None or size is not None:
@@ -40,7 +42,20 @@ def _flags(
     for key, names in (("methods", methods), ("trackers", trackers)):
         if names is not None:
             settings[key] = [name.strip() for name in names.split(",") if name.strip()]
+    if max_forgetting is not None:
+        settings["forgetting"] = {"limit": _points(max_forgetting)}
     return settings
+
+
+def _points(text: str) -> float:
+    """Points of accuracy from '1pp' or '1'; UserError for anything else."""
+    try:
+        points = float(text.strip().removesuffix("pp"))
+    except ValueError:
+        points = -1.0
+    if not 0 <= points <= 100:
+        raise UserError(f"--max-forgetting takes points of accuracy, such as 1pp: {text!r} is none.")
+    return points
 
 
 def tune(
@@ -97,6 +112,13 @@ def tune(
             "comma-separated (with a weight behind a colon)."
         ),
     ] = None,
+    max_forgetting: Annotated[
+        str | None,
+        typer.Option(
+            help="At most so many points of mean probe accuracy on other data may be lost, such as 1pp: tuned weights are moved "
+            "back towards their start until that holds on one half of the reference suite; the other half is reported."
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, such as a run's config.yaml.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/NAME by default. A killed run resumes here.")
@@ -114,7 +136,7 @@ def tune(
     """
     from keepsight.recipes.config import as_yaml, resolve
 
-    flags = _flags(backbone, size, readout, methods, labels, seeds, test, skip_bad, trackers, retain)
+    flags = _flags(backbone, size, readout, methods, labels, seeds, test, skip_bad, trackers, retain, max_forgetting)
     chosen = resolve(data, config, flags, settings or [])
     if dry_run:
         from keepsight.recipes.plan import plan

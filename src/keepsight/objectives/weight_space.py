@@ -84,6 +84,18 @@ def interpolated(state0: Mapping[str, Tensor], state1: Mapping[str, Tensor], alp
     return {name: mixed(tensor, state1[name]) for name, tensor in state0.items()}
 
 
+def between(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """Trained states interpolated such that *weights* are: under LoRA A is that of the end, since B starts at zero.
+
+    Example:
+        >>> a, b = {"lora_B": torch.zeros(1)}, {"lora_B": torch.ones(1)}
+        >>> between(a, b, 0.25)["lora_B"].item()
+        0.25
+    """
+    anchored = {name: end[name] if ".lora_A." in name else tensor for name, tensor in start.items()}
+    return interpolated(anchored, end, alpha)
+
+
 def averaged_state(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of several networks' weights, summed in float64: a uniform soup (Wortsman et al. 2022, arXiv 2203.05482).
 

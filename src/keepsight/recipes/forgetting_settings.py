@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from keepsight.core import Config, Pool, Readout
@@ -22,6 +24,9 @@ class ForgettingConfig(Config):
         readout: As text; None for the model's own.
         block_pool: How each block is pooled for its CKA.
         rule: How k-NN and the linear probe are fitted.
+        part: "all" images that were drawn, or one half of them, class by class: "choice" and "report" share no image.
+        limit: Points of mean probe accuracy that a tuned backbone may lose (see `recipes.within`); null for no limit. Where
+            there is one, it is kept on the half "choice", and the measurement at the end of `tune` takes the other.
         seed: Of the drawn images, the folds, the shuffled control and the bootstrap.
         template: What a class name is put into for zero-shot classification; {} is the name.
         sharpness: Whether the sharpness of the loss on the model's own labelled images is measured, too, in 2 x `pairs` + 1 passes
@@ -37,6 +42,8 @@ class ForgettingConfig(Config):
     readout: str | None = None
     block_pool: Pool = "mean"
     rule: ProbeRule = ProbeRule()
+    part: Literal["all", "choice", "report"] = "all"
+    limit: float | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
     template: str = "a photo of a {}."
     sharpness: bool = False

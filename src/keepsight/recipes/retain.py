@@ -21,8 +21,9 @@ from keepsight.methods.penalties_weight import L2SpConfig
 from keepsight.methods.reference import Reference
 from keepsight.methods.retention import Attached, Retained
 from keepsight.methods.weight_rules import FtpConfig, SpdConfig, TpgmConfig, learn_radii, make_rule
-from keepsight.objectives.weight_space import interpolated
+from keepsight.objectives.weight_space import between
 from keepsight.recipes.context import Cell, Context
+from keepsight.recipes.within import keep_within
 from keepsight.train import BatchSource, WithReference, load_trained_state, trained_state
 
 OF_ONE_CLASS = ("lwf", "r3f", "r4f", "pdr")
@@ -107,7 +108,8 @@ def with_reference_images(context: Context, cell: Cell, batches: BatchSource, fr
 def as_it_starts(context: Context, method: Method) -> dict[str, Tensor]:
     """A copy of what training will change, for rules that come after it; empty where there are none."""
     config = context.config.retain
-    if config.wise_ft == 1 and not any(isinstance(rule, TpgmConfig) for rule in config.rules):
+    limited = context.config.forgetting.limit is not None
+    if config.wise_ft == 1 and not limited and not any(isinstance(rule, TpgmConfig) for rule in config.rules):
         return {}
     return {name: tensor.clone() for name, tensor in trained_state(method).items()}
 
@@ -116,7 +118,7 @@ def after_training(
     context: Context, cell: Cell, method: Method, start: dict[str, Tensor], score: Callable[[], float] | None
 ) -> None:
     """Weight rules that come after a training, in place: TPGM, then WiSE-FT, whose curve over alpha is logged where there are
-    validation images.
+    validation images; or, with a limit on forgetting, the alpha that keeps within it.
 
     Args:
         context: Its config has `retain`.
@@ -129,6 +131,9 @@ def after_training(
     for rule in config.rules:
         if isinstance(rule, TpgmConfig):
             _tpgm(context, cell, method, start, rule)
+    if context.config.forgetting.limit is not None:
+        keep_within(context, cell, method, start, context.config.forgetting.limit)
+        return
     if config.wise_ft == 1:
         return
     end = {name: tensor.clone() for name, tensor in trained_state(method).items()}
@@ -139,18 +144,6 @@ def after_training(
             curve.append(f"{alpha:.1f}: {score():.4f}")
         log.info("%s %s, score on validation images by alpha: %s", cell.method, cell.name, ", ".join(curve))
     load_trained_state(method, between(start, end, config.wise_ft))
-
-
-def between(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """Trained states interpolated such that *weights* are: under LoRA A is that of the end, since B starts at zero.
-
-    Example:
-        >>> a, b = {"lora_B": torch.zeros(1)}, {"lora_B": torch.ones(1)}
-        >>> between(a, b, 0.25)["lora_B"].item()
-        0.25
-    """
-    anchored = {name: end[name] if ".lora_A." in name else tensor for name, tensor in start.items()}
-    return interpolated(anchored, end, alpha)
 
 
 def _tpgm(context: Context, cell: Cell, method: Method, start: dict[str, Tensor], config: TpgmConfig) -> None:

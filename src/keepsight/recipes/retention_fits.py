@@ -27,11 +27,11 @@ from keepsight.features.extract import Extractor
 from keepsight.methods.consistency import Consistency
 from keepsight.methods.encoder import Adapter, TunedBackbone
 from keepsight.methods.frozen import Probe
+from keepsight.objectives.weight_space import between
 from keepsight.recipes.config import FinetuneSettings, MethodName, TuneConfig
 from keepsight.recipes.context import Cell, Context
 from keepsight.recipes.fit_finetune import fit_finetune
 from keepsight.recipes.fit_frozen import fit_head
-from keepsight.recipes.retain import between
 from keepsight.recipes.retention_config import CONTROL, PLAIN, CompareConfig, alpha_of, retain_of
 from keepsight.recipes.sweep_points import folder_names
 from keepsight.train import ImageBatches, WithReference, train

@@ -313,5 +313,8 @@ def _forgotten(context: Context, origin: Origin, draw: Draw, methods: Sequence[M
     tuned = [method for method in methods if method in TRAINABLE]
     models = [(m, context.folder / "cells" / m / f"seed-{draw.seed}" / "model") for m in tuned]
     own = context.dataset, draw.labelled.tolist()
-    found = forgetting_of_run(context.folder, context.backbone, origin, models, config.forgetting, own)
+    measured_on = config.forgetting
+    if measured_on.limit is not None:  # not on the images that alpha was chosen on
+        measured_on = measured_on.model_copy(update={"part": "report"})
+    found = forgetting_of_run(context.folder, context.backbone, origin, models, measured_on, own)
     return forgetting_note(found, [method for method in methods if method not in TRAINABLE])

@@ -100,7 +100,7 @@ def _sampled(dataset: Dataset, config: ForgettingConfig) -> tuple[Dataset, str]:
         raise UserError(
             f"The data set {dataset.name} is multi-label: forgetting is measured on data with one class an image."
         )
-    folds = config.rule.folds
+    folds = config.rule.folds * (1 if config.part == "all" else 2)  # so that each half has enough
     counts = np.bincount(dataset.labels[dataset.labels != UNLABELLED], minlength=len(dataset.classes))
     kept = np.flatnonzero(counts >= folds)
     if len(kept) < 2:
@@ -119,6 +119,9 @@ def _sampled(dataset: Dataset, config: ForgettingConfig) -> tuple[Dataset, str]:
     have = np.bincount(labels_N)
     taken = allocate(have, min(config.per_set, len(pool)), np.full_like(have, folds), have)
     chosen = pick(labels_N, taken, np.random.default_rng((config.seed, 5)))
+    if config.part != "all":
+        by_class = chosen[np.argsort(labels_N[chosen], kind="stable")]
+        chosen = np.sort(by_class[(0 if config.part == "choice" else 1) :: 2])
     few = subset(dataset, pool[chosen])
     classes = tuple(dataset.classes[k] for k in kept)
     small = [dataset.classes[k] for k in np.flatnonzero((counts > 0) & (counts < folds))]

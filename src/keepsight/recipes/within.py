@@ -1,0 +1,162 @@
+"""`--max-forgetting`: trained weights are moved back towards their start until little enough is forgotten on other data.
+
+Chosen is alpha of (1 - alpha) start + alpha end (WiSE-FT), on one half of every reference set; what is reported later is measured
+on the other half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keepsight.core import Config, Dataset, Method, UserError, processes
+from keepsight.core.files import make_directory, write_text
+from keepsight.core.progress import log
+from keepsight.data.transforms import load_batch
+from keepsight.evaluate.classification import Floats
+from keepsight.evaluate.forgetting import accuracy_change, cross_fitted, mean_change
+from keepsight.features.extract import Extractor
+from keepsight.methods.encoder import TunedBackbone
+from keepsight.objectives.weight_space import between
+from keepsight.recipes.context import Cell, Context
+from keepsight.recipes.origin import sketch
+from keepsight.recipes.suite import load_suite
+from keepsight.train import load_trained_state, trained_state
+
+STEPS = 10
+"""Alpha is a multiple of one in so many."""
+
+BATCH = 64
+"""Images a forward pass."""
+
+
+class Kept(Config):
+    """retained/METHOD-NAME.json: which alpha was chosen, and what was looked at.
+
+    Attributes:
+        limit: Points of mean probe accuracy that may be lost.
+        alpha: What was chosen; 0 is the start, 1 the end of the training.
+        changes: Points gained or lost at each alpha that was tried, on the half of the suite that choices are made on.
+        sets: Names of its sets.
+        images: In all of them.
+    """
+
+    limit: float
+    alpha: float
+    changes: dict[str, float]
+    sets: tuple[str, ...]
+    images: int
+
+
+class Watched:
+    """The half of the suite that choices are made on, and what a probe on the untouched backbone says of it.
+
+    Args:
+        context: The run.
+
+    Raises:
+        UserError: Nothing is left of the suite.
+    """
+
+    def __init__(self, context: Context) -> None:
+        config = context.config.forgetting.model_copy(update={"part": "choice"})
+        keys = context.extractor.keys(np.arange(len(context.dataset.images)))
+        suite = load_suite(config, sketch(keys), context.config.data_options)
+        if not suite.sets:
+            raise UserError(
+                "--max-forgetting has no data set to measure on: name others by forgetting.suite, which share no image with the "
+                "data."
+            )
+        self._context, self._config, self.sets = context, config, suite.sets
+        cache = context.extractor.cache
+        self._before = [
+            self._said(
+                Extractor(context.backbone, s.images, cache=cache).features(np.arange(len(s.images)), context.readout),
+                s,
+            )
+            for s in suite.sets
+        ]
+
+    def change(self, read: Callable[[Tensor], Tensor], device: torch.device) -> float:
+        """Points of mean linear-probe accuracy gained (or, negative, lost) by features `read` of images [B, 3, H, W]."""
+        changes = []
+        for dataset, before_NK in zip(self.sets, self._before, strict=True):
+            rows = []
+            for first in range(0, len(dataset.images), BATCH):
+                chosen = np.arange(first, min(first + BATCH, len(dataset.images)))
+                images = load_batch(dataset.images, chosen, self._context.backbone.preprocessing).to(device)
+                with torch.no_grad():
+                    rows.append(read(images).float().cpu())
+            after_NK = self._said(torch.cat(rows), dataset)
+            changes.append(accuracy_change(before_NK, after_NK, dataset.labels))
+        return 100 * mean_change(changes).value
+
+    def _said(self, x_NF: Tensor, dataset: Dataset) -> Floats:
+        rule, seed = self._config.rule, self._config.seed
+        return cross_fitted(x_NF, dataset.labels, len(dataset.classes), rule, seed).probe_NK
+
+
+def keep_within(context: Context, cell: Cell, method: Method, start: dict[str, Tensor], limit: float) -> None:
+    """Move the trained weights back, in place, to the greatest alpha whose loss is within `limit` points.
+
+    Found by bisection over multiples of a tenth, as if the loss grew with alpha; the one that is taken has been measured, or is the
+    start itself, which forgot nothing. Under several processes all call it, and the main one measures.
+    """
+    encoder = method.encoder
+    assert isinstance(encoder, TunedBackbone)
+    end = {name: tensor.clone() for name, tensor in trained_state(method).items()}
+    method.eval()
+    kept = processes.from_main(lambda: _searched(context, encoder, method, start, end, limit))
+    load_trained_state(method, between(start, end, kept.alpha))
+    log.info(
+        "%s %s: alpha %.1f keeps the loss of mean probe accuracy within %g points (%s)",
+        cell.method,
+        cell.name,
+        kept.alpha,
+        limit,
+        ", ".join(f"{alpha}: {change:+.1f}" for alpha, change in sorted(kept.changes.items())),
+    )
+    with processes.main_writes():
+        if processes.is_main():
+            folder = context.folder / "retained"
+            make_directory(folder)
+            name = f"{cell.method}-{cell.name}".replace("/", "-")
+            write_text(folder / f"{name}.json", kept.model_dump_json(indent=2) + "\n")
+
+
+def _searched(
+    context: Context,
+    encoder: TunedBackbone,
+    method: Method,
+    start: dict[str, Tensor],
+    end: dict[str, Tensor],
+    limit: float,
+) -> Kept:
+    watched = Watched(context)
+    device = next(method.parameters()).device
+    changes: dict[str, float] = {}
+
+    def fits(step: int) -> bool:
+        alpha = step / STEPS
+        load_trained_state(method, between(start, end, alpha))
+        changes[f"{alpha:.1f}"] = change = watched.change(encoder.read, device)
+        return change >= -limit
+
+    good, bad = 0, STEPS + 1  # alpha 0 needs no measurement
+    if fits(STEPS):
+        good = STEPS
+    else:
+        bad = STEPS
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return Kept(
+        limit=limit,
+        alpha=good / STEPS,
+        changes=changes,
+        sets=tuple(s.name for s in watched.sets),
+        images=sum(len(s.images) for s in watched.sets),
+    )
