@@ -150,5 +150,7 @@ def test_a_limit_on_forgetting_moves_weights_back(blobs: Dataset, tmp_path: Path
     assert not names[0] & names[1]
     reported = read_results(tmp_path / "strict/forgetting/finetune-full/results.jsonl") if kept.alpha else []
     assert all(r.n == 100 for r in reported if r.dataset == "digits")
+    with pytest.raises(UserError, match="prompts change the output from the start"):
+        weights(blobs, tmp_path / "vpt", "finetune-vpt", finetune_vpt=SHORT, forgetting={**suite, "limit": 1})
     with pytest.raises(UserError, match="no data set to measure on"):
         weights(blobs, tmp_path / "none", forgetting={"measure": False, "limit": 1})

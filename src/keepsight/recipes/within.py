@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keepsight.adapters.prompts import Prompts
 from keepsight.core import Config, Dataset, Method, UserError, processes
 from keepsight.core.files import make_directory, write_text
 from keepsight.core.progress import log
@@ -107,6 +108,11 @@ def keep_within(context: Context, cell: Cell, method: Method, start: dict[str, T
     """
     encoder = method.encoder
     assert isinstance(encoder, TunedBackbone)
+    if any(isinstance(module, Prompts) for module in encoder.modules()):
+        raise UserError(
+            f"--max-forgetting moves weights back to where nothing is forgotten, and prompts change the output from the start: leave "
+            f"out {cell.method}."
+        )
     end = {name: tensor.clone() for name, tensor in trained_state(method).items()}
     method.eval()
     kept = processes.from_main(lambda: _searched(context, encoder, method, start, end, limit))
