@@ -23,7 +23,7 @@ from keepsight.methods.retention import Attached, Retained
 from keepsight.methods.weight_rules import FtpConfig, SpdConfig, TpgmConfig, learn_radii, make_rule
 from keepsight.objectives.weight_space import between
 from keepsight.recipes.context import Cell, Context
-from keepsight.recipes.within import keep_within
+from keepsight.recipes.within import check_limit, keep_within
 from keepsight.train import BatchSource, WithReference, load_trained_state, trained_state
 
 OF_ONE_CLASS = ("lwf", "r3f", "r4f", "pdr")
@@ -106,9 +106,15 @@ def with_reference_images(context: Context, cell: Cell, batches: BatchSource, fr
 
 
 def as_it_starts(context: Context, method: Method) -> dict[str, Tensor]:
-    """A copy of what training will change, for rules that come after it; empty where there are none."""
+    """A copy of what training will change, for rules that come after it; empty where there are none.
+
+    Raises:
+        UserError: There is a limit on forgetting that cannot be kept (see `check_limit`).
+    """
     config = context.config.retain
     limited = context.config.forgetting.limit is not None
+    if limited:
+        check_limit(context, method)
     if config.wise_ft == 1 and not limited and not any(isinstance(rule, TpgmConfig) for rule in config.rules):
         return {}
     return {name: tensor.clone() for name, tensor in trained_state(method).items()}

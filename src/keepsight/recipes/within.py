@@ -24,7 +24,7 @@ from keepsight.methods.encoder import TunedBackbone
 from keepsight.objectives.weight_space import between
 from keepsight.recipes.context import Cell, Context
 from keepsight.recipes.origin import sketch
-from keepsight.recipes.suite import load_suite
+from keepsight.recipes.suite import Suite, load_suite
 from keepsight.train import load_trained_state, trained_state
 
 STEPS = 10
@@ -52,6 +52,36 @@ class Kept(Config):
     images: int
 
 
+def check_limit(context: Context, method: Method) -> None:
+    """Say before the training what would make a limit impossible after it.
+
+    Raises:
+        UserError: Nothing is left of the suite, or what is trained has no start at which nothing is forgotten.
+    """
+    if any(isinstance(module, Prompts) for module in method.modules()):
+        raise UserError(
+            "--max-forgetting moves weights back to where nothing is forgotten, and prompts change the output from the start: "
+            "leave out finetune-vpt."
+        )
+    processes.from_main(lambda: len(choice_half(context).sets))
+
+
+def choice_half(context: Context) -> Suite:
+    """The half of the suite that choices are made on, without sets that share an image with the data.
+
+    Raises:
+        UserError: Nothing is left.
+    """
+    config = context.config.forgetting.model_copy(update={"part": "choice"})
+    keys = context.extractor.keys(np.arange(len(context.dataset.images)))
+    suite = load_suite(config, sketch(keys), context.config.data_options)
+    if not suite.sets:
+        raise UserError(
+            "--max-forgetting has no data set to measure on: name others by forgetting.suite, which share no image with the data."
+        )
+    return suite
+
+
 class Watched:
     """The half of the suite that choices are made on, and what a probe on the untouched backbone says of it.
 
@@ -63,15 +93,8 @@ class Watched:
     """
 
     def __init__(self, context: Context) -> None:
-        config = context.config.forgetting.model_copy(update={"part": "choice"})
-        keys = context.extractor.keys(np.arange(len(context.dataset.images)))
-        suite = load_suite(config, sketch(keys), context.config.data_options)
-        if not suite.sets:
-            raise UserError(
-                "--max-forgetting has no data set to measure on: name others by forgetting.suite, which share no image with the "
-                "data."
-            )
-        self._context, self._config, self.sets = context, config, suite.sets
+        suite = choice_half(context)
+        self._context, self._config, self.sets = context, context.config.forgetting, suite.sets
         cache = context.extractor.cache
         self._before = [
             self._said(
@@ -108,11 +131,6 @@ def keep_within(context: Context, cell: Cell, method: Method, start: dict[str, T
     """
     encoder = method.encoder
     assert isinstance(encoder, TunedBackbone)
-    if any(isinstance(module, Prompts) for module in encoder.modules()):
-        raise UserError(
-            f"--max-forgetting moves weights back to where nothing is forgotten, and prompts change the output from the start: leave "
-            f"out {cell.method}."
-        )
     end = {name: tensor.clone() for name, tensor in trained_state(method).items()}
     method.eval()
     kept = processes.from_main(lambda: _searched(context, encoder, method, start, end, limit))
