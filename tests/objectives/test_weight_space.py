@@ -14,7 +14,6 @@ from keepsight.objectives.weight_space import (
     interpolated,
     l2_sp,
     low_rank_norm,
-    low_rank_towards,
     spd_step,
     squared_distance,
     towards,
@@ -46,9 +45,6 @@ def test_the_norm_of_ba_without_ba(r: int, c: int, d: int) -> None:
     # It holds the product: another factorisation of the same BA has the same norm, and B = 0 has none whatever A is.
     torch.testing.assert_close(low_rank_norm(3 * a, b / 3), low_rank_norm(a, b))
     assert low_rank_norm(a, torch.zeros_like(b)).item() == 0
-    kept = low_rank_towards(a, b, 2.5, 0.1)
-    assert low_rank_norm(a, kept, 2.5).sqrt().item() == pytest.approx(0.1)
-    torch.testing.assert_close(low_rank_towards(a, b, 2.5, 1e6), b)
 
 
 def test_interpolation_is_exact_at_its_ends_and_linear_between() -> None:

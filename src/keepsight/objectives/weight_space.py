@@ -153,12 +153,6 @@ def towards(theta: Tensor, theta0: Tensor, radius: Tensor | float, norm: Norm = 
     return torch.where(ratio >= 1, theta, theta0 + ratio.clamp(0, 1) * change)
 
 
-def low_rank_towards(a_RC: Tensor, b_DR: Tensor, scale: float, radius: float) -> Tensor:
-    """B, scaled such that ||scale B A||_F is at most the radius: `towards` under LoRA, where theta - theta0 = scale B A."""
-    length = low_rank_norm(a_RC, b_DR, scale).clamp(min=0).sqrt()
-    return b_DR * (radius / length.clamp(min=SMALLEST)).clamp(max=1)
-
-
 @dataclass(frozen=True, slots=True)
 class Radius:
     """What FTP remembers of one weight: the radius, its Adam moments and updates so far, and the last direction [as theta]."""

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, final
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 import keepsight
 from keepsight.core import UserError
@@ -118,6 +119,38 @@ def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> P
 
 
 IN_USE = "Another process is working in {}: wait for it, or choose another --out."
+
+
+def check_own_folder(path: Path, data: Sequence[str], facts: str, what: str, is_same: Callable[[Path], bool]) -> None:
+    """UserError unless the folder is new, empty, or holds this very `what` ("sweep"): for what is not a run of `tune`.
+
+    Args:
+        path: The folder.
+        data: Where the images come from: it must not lie in there.
+        facts: The file that says what the folder holds.
+        what: Its name in sentences.
+        is_same: Whether what the folder holds has this configuration; a `ValidationError` is another one, of another version.
+    """
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UserError(f"The output folder {path} cannot be used ({error.strerror}): choose another --out.") from error
+    if there and not path.is_dir():
+        raise UserError(f"The output {path} is a file: give a folder.")
+    for name in data:
+        if os.path.isdir(name) and path.resolve().is_relative_to(Path(name).resolve()):  # noqa: PTH112
+            raise UserError(f"The output folder {path} lies in the data folder {name}: choose one outside of it.")
+    check_writable(path)
+    if not there or all(entry.name == ".lock" for entry in path.iterdir()):
+        return
+    if not (path / facts).is_file():
+        raise UserError(f"The output folder {path} is not empty and holds no {what}: choose another one.")
+    try:
+        same = is_same(path)
+    except ValidationError:
+        same = False
+    if not same:
+        raise UserError(f"The folder {path} holds a {what} with another configuration: choose another --out.")
 
 
 def check_writable(path: Path) -> None:

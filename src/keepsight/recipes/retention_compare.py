@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import ValidationError
 
 import keepsight
 from keepsight.backbones.load import load_backbone
@@ -25,7 +22,7 @@ from keepsight.data.load import load_dataset
 from keepsight.data.splits import Splits, make_splits
 from keepsight.features.device import start_processes
 from keepsight.features.extract import Extractor
-from keepsight.recipes.folder import SEAL, check_writable, environment, log_file, owned
+from keepsight.recipes.folder import SEAL, check_own_folder, environment, log_file, owned
 from keepsight.recipes.origin import sketch
 from keepsight.recipes.prepare import readable_images
 from keepsight.recipes.readout import readout_of
@@ -72,7 +69,13 @@ def compare_retention(config: CompareConfig, out: str | Path, *, command: str = 
     if processes.count() > 1:
         raise UserError("A comparison of retention runs in one process: start it without torchrun.")
     path = Path(out)
-    _check_folder(path, config)
+    check_own_folder(
+        path,
+        [config.base.data],
+        FACTS,
+        "comparison",
+        lambda p: CompareConfig.model_validate(read_compare_facts(p).config) == config,
+    )
     check_matplotlib()
     if is_sound(path, SEAL):
         log.info("%s is finished already: these are its results", path)
@@ -175,27 +178,3 @@ def _sentence(task: Task, key: Key) -> str | None:
         return str(error)
     log.info("%s, %s, seed %d: done", key.method, key.variant, key.seed)
     return None
-
-
-def _check_folder(path: Path, config: CompareConfig) -> None:
-    """UserError unless the folder is new, empty, or holds this comparison."""
-    try:
-        there = path.exists()
-    except OSError as error:
-        raise UserError(f"The output folder {path} cannot be used ({error.strerror}): choose another --out.") from error
-    if there and not path.is_dir():
-        raise UserError(f"The output {path} is a file: give a folder.")
-    data = config.base.data
-    if os.path.isdir(data) and path.resolve().is_relative_to(Path(data).resolve()):  # noqa: PTH112
-        raise UserError(f"The output folder {path} lies in the data folder {data}: choose one outside of it.")
-    check_writable(path)
-    if not there or all(entry.name == ".lock" for entry in path.iterdir()):
-        return
-    if not (path / FACTS).is_file():
-        raise UserError(f"The output folder {path} is not empty and holds no comparison: choose another one.")
-    try:
-        same = CompareConfig.model_validate(read_compare_facts(path).config) == config
-    except ValidationError:
-        same = False  # of another version of keepsight
-    if not same:
-        raise UserError(f"The folder {path} holds a comparison with another configuration: choose another --out.")

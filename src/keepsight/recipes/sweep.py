@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 import keepsight
 from keepsight.core import Result, UserError, processes
 from keepsight.core.files import is_sound, said_if_full, seal, write_text
@@ -21,7 +19,7 @@ from keepsight.core.result import read_results
 from keepsight.features.device import start_processes
 from keepsight.recipes.cells import CellOutcome, run_cell
 from keepsight.recipes.config import MethodName
-from keepsight.recipes.folder import SEAL, check_writable, environment, log_file, owned
+from keepsight.recipes.folder import SEAL, check_own_folder, environment, log_file, owned
 from keepsight.recipes.records import on_test
 from keepsight.recipes.sweep_check import checked
 from keepsight.recipes.sweep_config import SweepConfig, family
@@ -100,7 +98,9 @@ def sweep_label_counts(
     if processes.count() > 1:
         raise UserError("A sweep starts its own processes: run it without torchrun, with --jobs.")
     path = Path(out)
-    _check_folder(path, config)
+    check_own_folder(
+        path, config.data, FACTS, "sweep", lambda p: SweepConfig.model_validate(read_facts(p).config) == config
+    )
     check_trackers(config.base.trackers)
     check_matplotlib()
     if against is not None and against not in config.base.methods:
@@ -218,27 +218,3 @@ def cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _check_folder(path: Path, config: SweepConfig) -> None:
-    """UserError unless the folder is new, empty, or holds this sweep."""
-    try:
-        there = path.exists()
-    except OSError as error:
-        raise UserError(f"The output folder {path} cannot be used ({error.strerror}): choose another --out.") from error
-    if there and not path.is_dir():
-        raise UserError(f"The output {path} is a file: give a folder.")
-    for data in config.data:
-        if os.path.isdir(data) and path.resolve().is_relative_to(Path(data).resolve()):  # noqa: PTH112
-            raise UserError(f"The output folder {path} lies in the data folder {data}: choose one outside of it.")
-    check_writable(path)
-    if not there or all(entry.name == ".lock" for entry in path.iterdir()):
-        return
-    if not (path / FACTS).is_file():
-        raise UserError(f"The output folder {path} is not empty and holds no sweep: choose another one.")
-    try:
-        same = SweepConfig.model_validate(read_facts(path).config) == config
-    except ValidationError:
-        same = False  # of another version of keepsight
-    if not same:
-        raise UserError(f"The folder {path} holds a sweep with another configuration: choose another --out.")
