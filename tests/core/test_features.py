@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from keepsight.core import Features, Readout, UserError
+from keepsight.core.features import feature_map
 
 
 def random_features(h: int = 4, w: int = 6, d: int = 5) -> Features:
@@ -71,3 +72,13 @@ def test_blocks_are_resolved_or_refused() -> None:
 def test_shapes_that_do_not_fit(cls: tuple[int, ...], patches: tuple[int, ...], grid: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="Features need"):
         Features(torch.zeros(cls), torch.zeros(patches), grid)
+
+
+def test_feature_map_keeps_patches_where_they_are_and_norms_each_block_alone() -> None:
+    small = torch.arange(24.0).reshape(1, 6, 4)
+    blocks = (Features(torch.zeros(1, 4), small, (2, 3)), Features(torch.zeros(1, 4), 1000 * small, (2, 3)))
+    found = feature_map(blocks)
+    assert found.shape == (1, 8, 2, 3)
+    expected = (small - small.mean(dim=2, keepdim=True)) / small.var(dim=2, keepdim=True, correction=0).sqrt()
+    torch.testing.assert_close(found[0, :4, 1, 2], expected[0, 5], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[:, :4], found[:, 4:], atol=1e-4, rtol=1e-4)

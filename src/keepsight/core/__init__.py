@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from keepsight.core.method import FeatureMethod, Method
     from keepsight.core.penalty import Penalty, Seen
     from keepsight.core.result import Result
+    from keepsight.core.scene import TASKS, Answer, Objects, Rle, SceneDataset, Target, Task
+    from keepsight.core.task_head import TaskHead
     from keepsight.core.text import TextTower
     from keepsight.core.token import Token
 
 __all__ = [
+    "TASKS",
     "UNLABELLED",
+    "Answer",
     "Backbone",
     "Batch",
     "CollapsedError",
@@ -34,18 +38,32 @@ __all__ = [
     "Head",
     "ImageList",
     "Method",
+    "Objects",
     "Penalty",
     "Pool",
     "Preprocessing",
     "Readout",
     "Result",
+    "Rle",
+    "SceneDataset",
     "Seen",
+    "Target",
+    "Task",
+    "TaskHead",
     "TextTower",
     "Token",
     "UserError",
 ]
 
 _WHERE = {
+    "TASKS": "keepsight.core.scene",
+    "Answer": "keepsight.core.scene",
+    "Objects": "keepsight.core.scene",
+    "Rle": "keepsight.core.scene",
+    "SceneDataset": "keepsight.core.scene",
+    "Target": "keepsight.core.scene",
+    "Task": "keepsight.core.scene",
+    "TaskHead": "keepsight.core.task_head",
     "Backbone": "keepsight.core.backbone",
     "Batch": "keepsight.core.batch",
     "CollapsedError": "keepsight.core.errors",

@@ -132,3 +132,14 @@ class Readout(Config):
     def read(self, blocks: tuple[Features, ...]) -> Tensor:
         """Pool and concatenate: one `Features` a block (in the order of `self.blocks`) -> [B, F]."""
         return torch.cat([f.pooled(p) for f in blocks for p in self.pools], dim=1)
+
+
+def feature_map(blocks: tuple[Features, ...]) -> Tensor:
+    """The map [B, C, h, w] that task heads work on: patches of the blocks, channel by channel behind each other.
+
+    Every patch of every block is normalised over its channels (layer norm without weights), since blocks before the last come
+    without a norm and differ in scale. The class token is not in it.
+    """
+    h, w = blocks[0].grid
+    x_BNC = torch.cat([F.layer_norm(f.patches, f.patches.shape[-1:]) for f in blocks], dim=2)
+    return x_BNC.transpose(1, 2).reshape(x_BNC.shape[0], x_BNC.shape[2], h, w)

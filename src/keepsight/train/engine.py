@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import gc
 from collections.abc import Callable
@@ -158,16 +157,11 @@ class Prefetch:
         batches = [future.result() for future in ready]
         if not is_last:
             self._loading = (step + 1, self._start(step + 1))
-        return [to_device(batch, self._device) for batch in batches]
+        return [batch.to(self._device) for batch in batches]
 
     def close(self) -> None:
         """Stop loading."""
         self._pool.shutdown(cancel_futures=True)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch's tensors on the device."""
-    return Batch(*(getattr(batch, part.name).to(device) for part in dataclasses.fields(batch)))
 
 
 def fitting_accumulation(
@@ -185,7 +179,7 @@ def fitting_accumulation(
     while True:
         total = accumulate * processes.count()
         try:
-            batch = to_device(batches(0, processes.index(), total), engine.device)
+            batch = batches(0, processes.index(), total).to(engine.device)
             failed = not _fits(method, batch, engine)
         except UserError as error:
             if accumulate == 1:
