@@ -15,7 +15,7 @@ from keepsight.methods.penalties import NAMES
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.retain_settings import RetainConfig, parsed
 from keepsight.recipes.suite import load_suite
-from keepsight.recipes.within import Kept
+from keepsight.recipes.within import Kept, KeptWeight
 
 BACKBONE = {
     "name": "vit_small_patch14_dinov2",
@@ -154,3 +154,23 @@ def test_a_limit_on_forgetting_moves_weights_back(blobs: Dataset, tmp_path: Path
         weights(blobs, tmp_path / "vpt", "finetune-vpt", finetune_vpt=SHORT, forgetting={**suite, "limit": 1})
     with pytest.raises(UserError, match="no data set to measure on"):
         weights(blobs, tmp_path / "none", forgetting={"measure": False, "limit": 1})
+
+
+@pytest.mark.parametrize(("limit", "tried"), [(100, {"1", "0.25"}), (0, {"1", "4"})])
+def test_a_limit_on_forgetting_chooses_the_weight_of_penalties(
+    blobs: Dataset, tmp_path: Path, limit: float, tried: set[str]
+) -> None:
+    rough = {**SHORT, "training": {"optim": {"lr": 0.3}}}
+    suite = {"measure": False, "suite": ["digits"], "per_set": 200, "limit": limit}
+    found = weights(blobs, tmp_path / "found", finetune_full=rough, retain="l2-sp:0.001", forgetting=suite)
+    kept = KeptWeight.model_validate_json((tmp_path / "found/retained/finetune-full-seed-0-weight.json").read_text())
+    assert set(kept.changes) == tried
+    if limit:
+        assert (kept.factor, kept.kept) == (0.25, True)
+        alone = weights(blobs, tmp_path / "alone", finetune_full=rough, retain="l2-sp:0.00025")
+        assert moved(found, alone) == 0
+    else:  # too weak a penalty, even multiplied: alpha does the rest
+        assert kept.changes["4"] < 0
+        assert (kept.factor, kept.kept) == (16, False)
+        name = "found/retained/finetune-full-seed-0-weight-16.json"
+        assert Kept.model_validate_json((tmp_path / name).read_text()).alpha < 1

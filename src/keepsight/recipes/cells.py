@@ -22,7 +22,7 @@ from keepsight.methods.self_training import SelfTraining
 from keepsight.methods.semi_supervised import LabelPropagation
 from keepsight.methods.view_probe import ViewProbe
 from keepsight.recipes.choose import fit_auto
-from keepsight.recipes.config import TOGETHER, MethodName, TuneConfig
+from keepsight.recipes.config import TOGETHER, TRAINABLE, MethodName, TuneConfig
 from keepsight.recipes.context import Cell as Cell
 from keepsight.recipes.context import CellOutcome as CellOutcome
 from keepsight.recipes.context import CellRecord, Fitted
@@ -32,6 +32,7 @@ from keepsight.recipes.fit_finetune import fit_finetune
 from keepsight.recipes.fit_fixmatch import fit_fixmatch, fit_tuned_fixmatch
 from keepsight.recipes.fit_frozen import fit_frozen
 from keepsight.recipes.fit_scratch import fit_scratch
+from keepsight.recipes.within import searches_weight, within_weight
 
 Fit = Callable[[Context, Cell], Fitted]
 
@@ -92,7 +93,9 @@ def run_cell(context: Context, cell: Cell) -> CellOutcome:
 def _compute(context: Context, cell: Cell, folder: Path) -> None:
     with measured() as cost:
         torch.manual_seed(cell.seed)
-        fitted = _fits(context.config)[cell.method](context, cell)
+        fit = _fits(context.config)[cell.method]
+        searched = cell.method in TRAINABLE and cell.method != "cnn" and searches_weight(context)
+        fitted = within_weight(context, cell, fit) if searched else fit(context, cell)
         probabilities = fitted.predict()
     record = CellRecord(
         selection=fitted.selection,

@@ -1,12 +1,13 @@
 """`--max-forgetting`: trained weights are moved back towards their start until little enough is forgotten on other data.
 
 Chosen is alpha of (1 - alpha) start + alpha end (WiSE-FT), on one half of every reference set; what is reported later is measured
-on the other half.
+on the other half. Where there are penalties, their weight is chosen first (see `within_weight`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from keepsight.evaluate.forgetting import accuracy_change, cross_fitted, mean_ch
 from keepsight.features.extract import Extractor
 from keepsight.methods.encoder import TunedBackbone
 from keepsight.objectives.weight_space import between
-from keepsight.recipes.context import Cell, Context
+from keepsight.recipes.context import Cell, Context, Fitted
 from keepsight.recipes.origin import sketch
 from keepsight.recipes.suite import Suite, load_suite
 from keepsight.train import load_trained_state, trained_state
@@ -32,6 +33,12 @@ STEPS = 10
 
 BATCH = 64
 """Images a forward pass."""
+
+
+PROMPTS = (
+    "--max-forgetting moves weights back to where nothing is forgotten, and prompts change the output from the start: leave out "
+    "finetune-vpt."
+)
 
 
 class Kept(Config):
@@ -59,10 +66,7 @@ def check_limit(context: Context, method: Method) -> None:
         UserError: Nothing is left of the suite, or what is trained has no start at which nothing is forgotten.
     """
     if any(isinstance(module, Prompts) for module in method.modules()):
-        raise UserError(
-            "--max-forgetting moves weights back to where nothing is forgotten, and prompts change the output from the start: "
-            "leave out finetune-vpt."
-        )
+        raise UserError(PROMPTS)
     processes.from_main(lambda: len(choice_half(context).sets))
 
 
@@ -143,12 +147,120 @@ def keep_within(context: Context, cell: Cell, method: Method, start: dict[str, T
         limit,
         ", ".join(f"{alpha}: {change:+.1f}" for alpha, change in sorted(kept.changes.items())),
     )
+    _written(context, f"{cell.method}-{cell.name}", kept)
+
+
+def _written(context: Context, name: str, record: Config) -> None:
     with processes.main_writes():
         if processes.is_main():
             folder = context.folder / "retained"
             make_directory(folder)
-            name = f"{cell.method}-{cell.name}".replace("/", "-")
-            write_text(folder / f"{name}.json", kept.model_dump_json(indent=2) + "\n")
+            write_text(folder / f"{name.replace('/', '-')}.json", record.model_dump_json(indent=2) + "\n")
+
+
+FACTORS = (0.25, 1.0, 4.0, 16.0)
+"""What the weights of penalties are multiplied by, from the least constraint to the most."""
+
+
+class KeptWeight(Config):
+    """retained/METHOD-NAME-weight.json: which multiple of the penalties' weights was chosen, and what was looked at.
+
+    Attributes:
+        limit: Points of mean probe accuracy that may be lost.
+        factor: What was chosen.
+        changes: Points gained or lost at each factor that was tried to its end, on the half of the suite that choices are made on.
+        kept: Whether that factor keeps within the limit; otherwise alpha was chosen, too (see `Kept`).
+    """
+
+    limit: float
+    factor: float
+    changes: dict[str, float]
+    kept: bool
+
+
+def searches_weight(context: Context) -> bool:
+    """Whether `within_weight` has something to choose: there are a limit and penalties."""
+    return context.config.forgetting.limit is not None and any(p.weight for p in context.config.retain.penalties)
+
+
+def within_weight(context: Context, cell: Cell, fit: Callable[[Context, Cell], Fitted]) -> Fitted:
+    """The training with the least weight of its penalties, among `FACTORS` of what they were given, that forgets at most the limit.
+
+    The factor 1 comes first; then a quarter of it where that is little enough, more of it where it is not: two or three trainings.
+    Where four times the weight does not suffice, sixteen times does, with the weights moved back as far as is needed. The
+    untouched backbone's features, the half of the suite and its probes are shared by all of them.
+
+    Args:
+        context: See `searches_weight`.
+        cell: What is fitted.
+        fit: Of a context and a cell; called by all processes.
+
+    Raises:
+        UserError: See `check_limit`.
+    """
+    limit = context.config.forgetting.limit
+    assert limit is not None
+    if cell.method == "finetune-vpt":
+        raise UserError(PROMPTS)
+    watched: list[Watched] = []  # on the main process, which measures
+    processes.from_main(lambda: watched.append(Watched(context)))
+    changes: dict[str, float] = {}
+
+    def tried(factor: float) -> tuple[Fitted, bool]:
+        fitted = _weighted(context, cell, fit, factor, None)
+        changes[f"{factor:g}"] = processes.from_main(lambda: _change(watched[0], context, fitted))
+        return fitted, changes[f"{factor:g}"] >= -limit
+
+    less, as_given, more, most = FACTORS
+    factor, (fitted, kept) = as_given, tried(as_given)
+    if kept:
+        weaker, enough = tried(less)
+        factor, fitted = (less, weaker) if enough else (factor, fitted)
+    else:
+        factor, (fitted, kept) = more, tried(more)
+        if not kept:
+            factor, fitted = most, _weighted(context, cell, fit, most, limit)
+    log.info(
+        "%s %s: %g times the given weight keeps the loss of mean probe accuracy within %g points%s (%s)",
+        cell.method,
+        cell.name,
+        factor,
+        limit,
+        "" if kept else ", moved back by alpha",
+        ", ".join(f"{f}: {change:+.1f}" for f, change in changes.items()),
+    )
+    _written(
+        context,
+        f"{cell.method}-{cell.name}-weight",
+        KeptWeight(limit=limit, factor=factor, changes=changes, kept=kept),
+    )
+    return fitted
+
+
+def _weighted(
+    context: Context, cell: Cell, fit: Callable[[Context, Cell], Fitted], factor: float, limit: float | None
+) -> Fitted:
+    """The fit with all weights of penalties multiplied, and with this limit for alpha."""
+    config = context.config
+    penalties = tuple(p.model_copy(update={"weight": factor * p.weight}) for p in config.retain.penalties)
+    update = {
+        "retain": config.retain.model_copy(update={"penalties": penalties}),
+        "forgetting": config.forgetting.model_copy(update={"limit": limit}),
+    }
+    torch.manual_seed(cell.seed)
+    name = f"{cell.name}/weight-{factor:g}"
+    return fit(replace(context, config=config.model_copy(update=update)), replace(cell, name=name))
+
+
+def _change(watched: Watched, context: Context, fitted: Fitted) -> float:
+    model = fitted.model
+    assert model is not None
+    device = next(model.backbone.parameters()).device
+
+    def read(images: Tensor) -> Tensor:
+        return context.readout.read(model.backbone(images, context.readout.blocks))
+
+    return watched.change(read, device)
 
 
 def _searched(
