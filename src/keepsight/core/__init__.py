@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from keepsight.core.features import Features, Pool, Readout
     from keepsight.core.head import Head
     from keepsight.core.images import UNLABELLED, Dataset, ImageList
-    from keepsight.core.method import FeatureMethod, Method
+    from keepsight.core.method import FeatureMethod, Method, Trainable
     from keepsight.core.penalty import Penalty, Seen
     from keepsight.core.result import Result
     from keepsight.core.scene import TASKS, Answer, Objects, Rle, SceneDataset, Target, Task
@@ -52,6 +52,7 @@ __all__ = [
     "TaskHead",
     "TextTower",
     "Token",
+    "Trainable",
     "UserError",
 ]
 
@@ -82,6 +83,7 @@ _WHERE = {
     "Result": "keepsight.core.result",
     "TextTower": "keepsight.core.text",
     "Token": "keepsight.core.token",
+    "Trainable": "keepsight.core.method",
     "UNLABELLED": "keepsight.core.images",
     "UserError": "keepsight.core.errors",
 }

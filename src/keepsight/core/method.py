@@ -1,4 +1,5 @@
-"""The two kinds of method: trained by steps (`Method`), and solved in closed form on features (`FeatureMethod`)."""
+"""What is trained by steps (`Trainable`, and `Method` where it predicts classes), and what is solved in closed form on features
+(`FeatureMethod`)."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from keepsight.core.head import Head
 from keepsight.core.token import Token
 
 
-class Method(nn.Module, ABC):
-    """A method the trainer trains: it owns its backbone and heads, and says its losses; the trainer owns the loop.
+class Trainable(nn.Module, ABC):
+    """What the trainer trains: it owns its backbone and heads, and says its losses; the trainer owns the loop.
 
     Attributes:
         phases: One optimizer step each per training step, in this order; ("critic", "model") for adversarial methods.
@@ -26,10 +27,6 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def losses(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
         """Weighted, named scalars, each a mean over the batch; their sum is minimised in this phase."""
-
-    @abstractmethod
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Class logits [B, K] for inputs of the kind that `losses` gets."""
 
     def after_first_step(self) -> None:
         """Called once, after the last phase's first backward pass and before its optimizer step: the place to check gradients."""
@@ -52,6 +49,14 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
         """`losses`, reached through the module call, which is what distributed wrappers hook into."""
         return self.losses(batch, phase, step)
+
+
+class Method(Trainable):
+    """A method that predicts classes."""
+
+    @abstractmethod
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Class logits [B, K] for inputs of the kind that `losses` gets."""
 
 
 class FeatureMethod(ABC):

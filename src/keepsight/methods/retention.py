@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from keepsight.core import Batch, Method, Penalty, Seen
+from keepsight.core import Batch, Method, Penalty, Seen, Trainable
 from keepsight.methods.encoder import Pass, TunedBackbone
 from keepsight.methods.reference import Reference
 from keepsight.methods.weight_rules import Rule
@@ -34,7 +34,7 @@ class Retained(Method):
     reference images in their place. Images and features are those of this micro-batch: nothing is accumulated.
 
     Args:
-        method: Any method that tunes a backbone.
+        method: Anything trained that tunes a backbone.
         encoder: Its backbone.
         head: From read-out features [B, F] to its class logits [B, K].
         attached: The penalties; those of weight zero are left out.
@@ -44,7 +44,7 @@ class Retained(Method):
 
     def __init__(
         self,
-        method: Method,
+        method: Trainable,
         encoder: TunedBackbone,
         head: Callable[[Tensor], Tensor],
         attached: Sequence[Attached],
@@ -110,7 +110,13 @@ class Retained(Method):
         return self.reference.features(inputs)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """The method's."""
+        """The method's.
+
+        Raises:
+            TypeError: It predicts no classes.
+        """
+        if not isinstance(self.method, Method):
+            raise TypeError(f"{type(self.method).__name__} predicts no classes")
         return self.method.logits(inputs)
 
     def after_first_step(self) -> None:

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from keepsight.core import Backbone, Batch, Method, UserError, processes
+from keepsight.core import Backbone, Batch, Method, Trainable, UserError, processes
 from keepsight.features.device import start_processes, this_device
 from keepsight.train.batches import BatchSource
 from keepsight.train.checkpoint import load_trained_state
@@ -97,7 +97,7 @@ class Engine:
         return device
 
     def prepare(
-        self, method: Method, optimizers: dict[str, torch.optim.Optimizer]
+        self, method: Trainable, optimizers: dict[str, torch.optim.Optimizer]
     ) -> tuple[nn.Module, dict[str, torch.optim.Optimizer]]:
         """The wrapped method and optimizers; `method` itself stays usable for evaluation."""
         accelerator = self.accelerator
@@ -105,7 +105,8 @@ class Engine:
             blocks = [b for m in method.modules() if isinstance(m, Backbone) for b in m.block_modules()]
             self._plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks})
             model, *prepared = accelerator.prepare(method, *optimizers.values())
-            register_fsdp_forward_method(model, "logits")
+            if isinstance(method, Method):
+                register_fsdp_forward_method(model, "logits")
             return model, dict(zip(optimizers, prepared, strict=True))
         model = accelerator.prepare_model(method)
         return model, {phase: accelerator.prepare_optimizer(optimizer) for phase, optimizer in optimizers.items()}
@@ -165,7 +166,7 @@ class Prefetch:
 
 
 def fitting_accumulation(
-    method: Method, batches: BatchSource, engine: Engine, free: Callable[[], None] = torch.cuda.empty_cache
+    method: Trainable, batches: BatchSource, engine: Engine, free: Callable[[], None] = torch.cuda.empty_cache
 ) -> int:
     """The smallest number of micro-batches (a power of two) with which a step fits into memory on every process.
 
@@ -195,7 +196,7 @@ def fitting_accumulation(
         accumulate *= 2
 
 
-def _fits(method: Method, batch: Batch, engine: Engine) -> bool:
+def _fits(method: Trainable, batch: Batch, engine: Engine) -> bool:
     random = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         for phase in method.phases:

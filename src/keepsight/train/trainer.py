@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from keepsight.core import Backbone, Batch, Config, Method, UserError, processes
+from keepsight.core import Backbone, Batch, Config, Trainable, UserError, processes
 from keepsight.core.progress import Track, log
 from keepsight.train.average import Average
 from keepsight.train.batches import BatchSource
@@ -138,7 +138,7 @@ class _Training:
     """One training: the method, what it runs on, and where it stands; every process has one."""
 
     def __init__(
-        self, method: Method, batches: BatchSource, steps: int, config: TrainConfig, checkpoints: Path
+        self, method: Trainable, batches: BatchSource, steps: int, config: TrainConfig, checkpoints: Path
     ) -> None:
         self.method, self.config, self.checkpoints = method, config, checkpoints
         self.engine = Engine(config.precision, config.sharding, method.phases)
@@ -249,7 +249,7 @@ class _Training:
 
 
 def train(
-    method: Method,
+    method: Trainable,
     batches: BatchSource,
     steps: int,
     config: TrainConfig,
