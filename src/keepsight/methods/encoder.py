@@ -165,12 +165,16 @@ class TunedBackbone(Encoder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images, or states [B, ...], -> features [B, F]; kept for `passes` where it is watched and has gradients."""
+        return self.readout.read(self.see(inputs))
+
+    def see(self, inputs: Tensor) -> tuple[Features, ...]:
+        """`Features` of the readout's blocks, in its order; kept like `forward`'s."""
         watched = self._watched if torch.is_grad_enabled() else None
         layers = self.layers(inputs, watched or ())
-        x_BF = self.readout.read(tuple(layers[block] for block in self.readout.blocks))
+        seen = tuple(layers[block] for block in self.readout.blocks)
         if watched is not None:
-            self._passes.append(Pass(inputs, x_BF, {block: layers[block] for block in watched}))
-        return x_BF
+            self._passes.append(Pass(inputs, self.readout.read(seen), {block: layers[block] for block in watched}))
+        return seen
 
     def layers(
         self, inputs: Tensor, blocks: tuple[int, ...] = (), backbone: Backbone | None = None
