@@ -3,14 +3,17 @@
 from keepsight.train.batches import BatchSource, FeatureBatches, ImageBatches, StateBatches, WithReference
 from keepsight.train.checkpoint import load_trained_state, trained_state
 from keepsight.train.optim import OptimConfig
+from keepsight.train.scene_batches import MapBatches, SceneBatches
 from keepsight.train.trainer import Outcome, TrainConfig, train
 
 __all__ = [
     "BatchSource",
     "FeatureBatches",
     "ImageBatches",
+    "MapBatches",
     "OptimConfig",
     "Outcome",
+    "SceneBatches",
     "StateBatches",
     "TrainConfig",
     "WithReference",

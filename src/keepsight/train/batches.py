@@ -28,7 +28,8 @@ class BatchSource(Protocol):
         ...
 
 
-def _share(indices: NDArray[np.int64], share: int, shares: int) -> NDArray[np.int64]:
+def share_of(indices: NDArray[np.int64], share: int, shares: int) -> NDArray[np.int64]:
+    """Every `shares`-th item from `share` on; raises UserError where they cannot be equal."""
     if len(indices) % shares:
         raise UserError(
             f"A batch of {len(indices)} cannot be cut into {shares} equal shares (processes x accumulated micro-batches): choose "
@@ -66,15 +67,17 @@ class FeatureBatches:
         """A random view, counted from `first`, of each of the stream's images at this step."""
         rows = stream.batch(step)
         views = np.random.default_rng((self.seed, number, step)).integers(first, len(self.x_VNF), len(rows))
-        return self.x_VNF[torch.from_numpy(_share(views, share, shares)), torch.from_numpy(_share(rows, share, shares))]
+        return self.x_VNF[
+            torch.from_numpy(share_of(views, share, shares)), torch.from_numpy(share_of(rows, share, shares))
+        ]
 
     def __call__(self, step: int, share: int, shares: int) -> Batch:
         """See `BatchSource`."""
-        labels = self.labels_N[torch.from_numpy(_share(self.labelled.batch(step), share, shares))]
+        labels = self.labels_N[torch.from_numpy(share_of(self.labelled.batch(step), share, shares))]
         inputs = self._view(self.labelled, 0, step, share, shares, first=0)
         if self.unlabelled is None:
             return Batch(inputs, labels, inputs[:0])
-        rows = torch.from_numpy(_share(self.unlabelled.batch(step), share, shares))
+        rows = torch.from_numpy(share_of(self.unlabelled.batch(step), share, shares))
         if len(self.x_VNF) == 1:
             return Batch(inputs, labels, self.x_VNF[0, rows], rows=rows)
         strong = self._view(self.unlabelled, 1, step, share, shares, first=1)
@@ -117,10 +120,10 @@ class ImageBatches:
     def _load(
         self, stream: Stream, number: int, step: int, share: int, shares: int, augmentation: AugmentConfig | None
     ) -> Tensor:
-        indices = _share(stream.batch(step), share, shares)
+        indices = share_of(stream.batch(step), share, shares)
         seeds: list[Seed]
         if self.views:
-            seeds = view_seeds(self.seed, indices, _share(stream.epochs(step), share, shares) % self.views)
+            seeds = view_seeds(self.seed, indices, share_of(stream.epochs(step), share, shares) % self.views)
         else:
             # A seed for each position of the global batch: the cut into shares changes no image.
             seeds = [(self.seed, number, step, share + shares * i) for i in range(len(indices))]
@@ -129,10 +132,10 @@ class ImageBatches:
     def __call__(self, step: int, share: int, shares: int) -> Batch:
         """See `BatchSource`; `rows` are indices of images."""
         inputs = self._load(self.labelled, 0, step, share, shares, self.augmentation)
-        labels = torch.from_numpy(self.labels_N[_share(self.labelled.batch(step), share, shares)])
+        labels = torch.from_numpy(self.labels_N[share_of(self.labelled.batch(step), share, shares)])
         if self.unlabelled is None:
             return Batch(inputs, labels, inputs[:0])
-        rows = torch.from_numpy(_share(self.unlabelled.batch(step), share, shares))
+        rows = torch.from_numpy(share_of(self.unlabelled.batch(step), share, shares))
         if self.strong is None:
             extra = self._load(self.unlabelled, 1, step, share, shares, self.augmentation)
             return Batch(inputs, labels, extra, rows=rows)
@@ -161,13 +164,15 @@ class StateBatches:
         self.states, self.labels_N, self.labelled, self.unlabelled = states, labels_N, labelled, unlabelled
 
     def _load(self, stream: Stream, step: int, share: int, shares: int) -> Tensor:
-        return self.states.read(_share(stream.batch(step), share, shares), _share(stream.epochs(step), share, shares))
+        return self.states.read(
+            share_of(stream.batch(step), share, shares), share_of(stream.epochs(step), share, shares)
+        )
 
     def __call__(self, step: int, share: int, shares: int) -> Batch:
         """See `BatchSource`."""
         inputs = self._load(self.labelled, step, share, shares)
         extra = inputs[:0] if self.unlabelled is None else self._load(self.unlabelled, step, share, shares)
-        chosen = _share(self.labelled.batch(step), share, shares)
+        chosen = share_of(self.labelled.batch(step), share, shares)
         return Batch(inputs, torch.from_numpy(self.labels_N[chosen]), extra)
 
 
@@ -186,5 +191,5 @@ class WithReference:
 
     def __call__(self, step: int, share: int, shares: int) -> Batch:
         """See `BatchSource`."""
-        chosen = _share(self.stream.batch(step), share, shares)
+        chosen = share_of(self.stream.batch(step), share, shares)
         return replace(self.batches(step, share, shares), reference=load_batch(self.images, chosen, self.preprocessing))
