@@ -312,7 +312,7 @@ def test_the_default_is_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [alpha_of(v) for v in full if v.startswith("wise-ft")] == [i / 10 for i in range(11)]
     assert {"ftp", "spd", "procrustes", "rift-cov", "l2-sp", CONTROL} < set(lora)
     optim = found.base.finetune_full.training.optim
-    assert (optim.lr, optim.warmup, found.base.finetune_full.epochs, found.base.split.labels) == (5e-5, 0.25, 5, 256)
+    assert (optim.lr, optim.warmup, found.base.finetune_full.epochs, found.base.split.labels) == (1e-4, 0.25, 5, 256)
     assert found.base.finetune_lora.training.optim.lr == 2e-3
     assert len(keys_of(found)) == 1 + len(full) + len(lora)
     folders = {key.folder(Path()) for key in keys_of(found)}

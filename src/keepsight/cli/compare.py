@@ -52,8 +52,12 @@ def retention(
     backbone: Annotated[str | None, typer.Option(help="As for tune.", autocompletion=backbone_names)] = None,
     size: Annotated[int, typer.Option(min=1, help="Input size in px.")] = 56,
     readout: Annotated[
-        str, typer.Option(help="BLOCKS:POOLS; 'auto' chooses on the labelled images.", autocompletion=readouts)
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="BLOCKS:POOLS; 'auto' chooses on the labelled images. By default 8:mean on the packaged backbone, else auto.",
+            autocompletion=readouts,
+        ),
+    ] = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(

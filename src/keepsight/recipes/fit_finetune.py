@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from keepsight.core import Method, processes
 from keepsight.data.streams import Stream
-from keepsight.data.transforms import load_batch
+from keepsight.data.transforms import AugmentConfig, load_batch
 from keepsight.export.adapter import fused_adapter
 from keepsight.export.model import TunedModel
 from keepsight.features.states import States
@@ -52,7 +52,8 @@ def fit_finetune(context: Context, cell: Cell, adapter: Adapter, settings: Finet
     batches = with_reference_images(context, cell, _batches(context, cell, settings, from_states), from_states)
     method = build()
     start = as_it_starts(context, method)
-    trained = attach(context, cell, method, method.encoder, comes_again=settings.views > 0)
+    comes_again = settings.views > 0 or settings.augmentation == AugmentConfig.none()
+    trained = attach(context, cell, method, method.encoder, comes_again)
     score = partial(validation_score, context, cell, method) if len(cell.validation) else None
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
     steps = settings.epochs * math.ceil(len(cell.labelled) / settings.batch_size)

@@ -21,6 +21,7 @@ from keepsight.core import Backbone, Dataset, Head, UserError
 from keepsight.core.files import is_sound
 from keepsight.data.splits import Draw, Splits
 from keepsight.data.streams import Stream
+from keepsight.data.transforms import AugmentConfig
 from keepsight.evaluate.cost import measured
 from keepsight.export.model import TunedModel
 from keepsight.features.extract import Extractor
@@ -204,9 +205,9 @@ def _control(context: Timed, cell: Cell, key: Key) -> tuple[Made, int, int]:
             f"The variant {CONTROL} needs images without a label, and all of them are labelled: give fewer --labels."
         )
     stream, images = Stream(np.sort(chosen), settings.batch_size, cell.seed), context.dataset.images
-    augmented = ImageBatches(
-        images, context.dataset.truth, stream, None, backbone.preprocessing, settings.augmentation, cell.seed
-    )
+    # On plain images there would be nothing to do: it is augmented where the trainings are not, too.
+    moved = AugmentConfig() if settings.augmentation == AugmentConfig.none() else settings.augmentation
+    augmented = ImageBatches(images, context.dataset.truth, stream, None, backbone.preprocessing, moved, cell.seed)
     batches = WithReference(augmented, images, stream, backbone.preprocessing)
     steps = settings.epochs * math.ceil(len(cell.labelled) / settings.batch_size)
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)

@@ -217,6 +217,12 @@ class _Training:
         self.progress.stopped = self.progress.out_of_patience(self.config.patience)
         return score
 
+    def shown(self, look: Callable[[int], None]) -> None:
+        """Look at the weights that count."""
+        self.method.eval()
+        with self.average.applied() if self.average else contextlib.nullcontext():
+            look(self.progress.step)
+
     def one_step(self, micro: list[Batch], lr: float) -> dict[str, float]:
         """One step of every phase over the same micro-batches; returns the mean losses and the learning rate."""
         config, accelerator, step = self.config, self.engine.accelerator, self.progress.step
@@ -257,6 +263,7 @@ def train(
     validate: Callable[[], float] | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
     name: str = "training",
+    look: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Train `method` in place and return what happened; resumes from `checkpoints` if there is one.
 
@@ -274,6 +281,8 @@ def train(
             images. With it, the best validated weights are kept; without it, the last ones.
         report: Gets (step, named figures), on the main process; losses are this process's own.
         name: What the progress bar says.
+        look: Gets the step wherever `config.validate_every` validates, and at the end, with the weights that count in place and the
+            method in evaluation mode; every process calls it. A resumed training looks again at what comes after its checkpoint.
 
     Raises:
         UserError: The loss is not finite, the checkpoint belongs to another configuration, or memory does not suffice.
@@ -284,7 +293,7 @@ def train(
     prefetch = Prefetch(batches, training.engine.device, training.accumulate)
     with contextlib.closing(prefetch), Track(name, steps, "steps") as track:
         track.advance(progress.step)
-        for figures in _steps(training, prefetch, steps, validate):
+        for figures in _steps(training, prefetch, steps, validate, look):
             if report is not None and processes.is_main():
                 report(progress.step, figures)
             track.advance(1, note=f"loss {figures['loss']:.3f}")
@@ -298,7 +307,11 @@ def train(
 
 
 def _steps(
-    training: _Training, prefetch: Prefetch, steps: int, validate: Callable[[], float] | None
+    training: _Training,
+    prefetch: Prefetch,
+    steps: int,
+    validate: Callable[[], float] | None,
+    look: Callable[[int], None] | None,
 ) -> Iterator[dict[str, float]]:
     """Steps, validations and checkpoints until the end; yields the figures of each step."""
     config, progress, last_save = training.config, training.progress, time.monotonic()
@@ -308,8 +321,11 @@ def _steps(
         micro = prefetch.step(step, is_last=step + 1 == steps)
         figures = training.one_step(micro, config.optim.lr * lr_factor(config.optim, step, steps))
         progress.step += 1
-        if validate is not None and (progress.step % config.validate_every == 0 or progress.step == steps):
-            figures["validation"] = training.validated(validate)
+        if progress.step % config.validate_every == 0 or progress.step == steps:
+            if validate is not None:
+                figures["validation"] = training.validated(validate)
+            if look is not None:
+                training.shown(look)
             training.method.train()
         yield figures
         if config.checkpoint_steps:
