@@ -132,8 +132,9 @@ def _stacked(weights: list[Tensor]) -> Tensor:
     """[D, C] three times -> [3D, C]; a view where they are frozen and still parts of one tensor (not after a move to a device)."""
     first = weights[0]
     if not torch.compiler.is_compiling() and not any(w.requires_grad or isinstance(w, DTensor) for w in weights):
-        size = first.numel() * first.element_size()
-        if first.is_contiguous() and all(w.data_ptr() == first.data_ptr() + i * size for i, w in enumerate(weights)):
+        places = [(w.untyped_storage()._cdata, w.storage_offset()) for w in weights]
+        storage, start = places[0]
+        if first.is_contiguous() and places == [(storage, start + i * first.numel()) for i in range(len(weights))]:
             return first.detach().as_strided((len(weights) * first.shape[0], first.shape[1]), first.stride())
     return torch.cat(weights)
 

@@ -10,13 +10,21 @@ import timm
 import torch
 
 from keepsight.backbones import timm_loading
-from keepsight.backbones.config import HUGGING_FACE, OPEN_CLIP, BackboneConfig, read_description
+from keepsight.backbones.config import (
+    HUGGING_FACE,
+    OPEN_CLIP,
+    BackboneConfig,
+    read_description,
+    weight_file,
+)
 from keepsight.backbones.listing import BackboneEntry, list_backbones
 from keepsight.backbones.packaged import PACKAGED
+from keepsight.backbones.saved import SAVED, SavedBackbone
 from keepsight.backbones.small_cnn import SmallCnn
 from keepsight.backbones.timm_models import TimmBackbone
-from keepsight.backbones.weights import SUFFIXES
-from keepsight.core import Backbone
+from keepsight.backbones.weights import SUFFIXES, fill, read_weights
+from keepsight.core import Backbone, Preprocessing, UserError
+from keepsight.core.progress import log
 
 __all__ = ["BackboneConfig", "BackboneEntry", "build_backbone", "list_backbones", "load_backbone"]
 
@@ -52,6 +60,8 @@ def load_backbone(backbone: BackboneConfig | str | Path, **options: Any) -> Back
 
 
 def _load(config: BackboneConfig) -> Backbone:
+    if config.architecture is None and _is_path(config.name) and (Path(config.name) / SAVED).is_file():
+        return _load_saved(config)
     library = _library(config)
     if library == "open_clip":
         from keepsight.backbones.open_clip_models import load_open_clip
@@ -64,6 +74,32 @@ def _load(config: BackboneConfig) -> Backbone:
     if config.name not in PACKAGED and _is_path(config.name):
         return timm_loading.load_local(config, Path(config.name))
     return timm_loading.load_named(config)
+
+
+def _load_saved(config: BackboneConfig) -> Backbone:
+    """What `export.backbone` wrote: the architecture and preprocessing of `keepsight.json`, with the weights beside it."""
+    folder = Path(config.name)
+    saved = SavedBackbone.read(folder)
+    preprocessing = config.adjusted(Preprocessing.model_validate_json(str(saved.backbone["preprocessing"])))
+    spec = saved.backbone | {"name": config.name, "preprocessing": preprocessing.model_dump_json()}
+    if config.timm_args:
+        raise UserError(f"The tuned backbone {folder} says what it is built like: leave out timm_args.")
+    # Read first: what is missing is said before a large network is built.
+    weights = None if config.weights == "random" else read_weights(weight_file(folder))
+    backbone = build_backbone(spec)
+    if weights is None:
+        return backbone
+    if isinstance(backbone, TimmBackbone):
+        report = fill(
+            backbone.network, backbone.architecture, weights, source=str(folder), allow_partial=config.allow_partial
+        )
+        log.info("%s: loaded %s", folder, report)
+        return backbone
+    from keepsight.backbones.open_clip_models import OpenClipBackbone, fill_image_tower
+
+    assert isinstance(backbone, OpenClipBackbone)
+    fill_image_tower(backbone, weights, str(folder), allow_partial=config.allow_partial)
+    return backbone
 
 
 def build_backbone(spec: dict[str, str | int | bool]) -> Backbone:

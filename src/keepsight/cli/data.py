@@ -30,18 +30,29 @@ def check(
 ) -> None:
     """Read every image; report what is unreadable, oversized, duplicated across parts, or wrongly labelled.
 
+    Of scenes (COCO, YOLO, Pascal VOC) also what is wrong with boxes, masks, captions, ids and file names.
+
     The exit code is 1 if there are errors that tune would stop at, else 0.
 
     [bold]keepsight data check leaves/ --json leaves-check.json[/bold]
     """
     from keepsight.core.files import write_text
-    from keepsight.data.check import check_data
+    from keepsight.data.check import DataReport, check_data
     from keepsight.data.load import load_dataset
+    from keepsight.data.named import NAMES
+    from keepsight.data.scene_check import SceneReport, check_scenes
+    from keepsight.data.scenes_load import scene_format
     from keepsight.recipes.config import data_options
     from keepsight.report.data_table import report_table
+    from keepsight.report.scene_table import scene_table
 
-    report = check_data(load_dataset(data, data_options(settings or []), check=False), near=near, workers=workers)
-    stdout().print(report_table(report))
+    report: DataReport | SceneReport
+    if data not in NAMES and scene_format(data) is not None:
+        report = check_scenes(data, workers=workers)
+        stdout().print(scene_table(report))
+    else:
+        report = check_data(load_dataset(data, data_options(settings or []), check=False), near=near, workers=workers)
+        stdout().print(report_table(report))
     if json is not None:
         write_text(json, report.model_dump_json(indent=2) + "\n")
     if any(finding.severity == "error" for finding in report.findings):

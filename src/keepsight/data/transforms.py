@@ -66,13 +66,13 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
         >>> preprocess(Image.new("RGB", (6, 4), "white"), wanted)[:, 0, 0]
         tensor([1., 1., 2.])
     """
-    return _normalise(torch.from_numpy(np.array(_fit(image, preprocessing))[None]), preprocessing)[0]
+    return normalise(torch.from_numpy(np.array(_fit(image, preprocessing))[None]), preprocessing)[0]
 
 
 def augment(image: Image.Image, preprocessing: Preprocessing, config: AugmentConfig, seed: Seed) -> Tensor:
     """Like `preprocess`, with the random changes of `config`; the same seed gives the same bits. Returns [3, S, S]."""
     out = _augmented(image, preprocessing, config, seed)
-    return _normalise(torch.from_numpy(np.array(out)[None]), preprocessing)[0]
+    return normalise(torch.from_numpy(np.array(out)[None]), preprocessing)[0]
 
 
 def view_seeds(seed: int, indices: NDArray[np.int64], views: NDArray[np.int64]) -> list[Seed]:
@@ -114,23 +114,25 @@ def load_batch(
             else:
                 pixels_BHWC[place] = np.asarray(_augmented(image, preprocessing, augmentation, seeds[place]))
 
-    workers = min(workers or _available_cores(), max(1, len(indices)))
+    workers = min(workers or available_cores(), max(1, len(indices)))
     if workers == 1:
         fill(range(len(indices)))
     else:
         with ThreadPoolExecutor(workers) as pool:
             # One task per thread: a task per image would cost more than resizing a small image does.
             list(pool.map(fill, [range(worker, len(indices), workers) for worker in range(workers)]))
-    return _normalise(torch.from_numpy(pixels_BHWC), preprocessing)
+    return normalise(torch.from_numpy(pixels_BHWC), preprocessing)
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """Processors that this process may use."""
     if os.name == "posix" and os.uname().sysname == "Linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _normalise(pixels_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalise(pixels_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """8-bit pixels [B, S, S, 3] as network input [B, 3, S, S], float32: (pixel / 255 - mean) / std."""
     x_BCHW = pixels_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
     std = torch.tensor(preprocessing.std).view(3, 1, 1)

@@ -41,27 +41,9 @@ def export_timm(model: TunedModel, path: Path) -> str:
     carries = kept_adapters(backbone) is not None
     classifier = None if carries else _with_classifier(model, backbone)
     network = classifier if classifier is not None else _without_adapters(backbone)
-    p = backbone.preprocessing
-    crop = {"crop": "center", "squash": "squash", "pad": "border"}[p.fit]
-    described = {
-        "input_size": (3, p.size, p.size),
-        "mean": p.mean,
-        "std": p.std,
-        "interpolation": p.interpolation,
-        "crop_pct": p.crop_fraction,
-        "crop_mode": crop,
-    }
     names = {"label_names": list(model.classes)} if classifier is not None else {}
     with atomic_directory(path) as temporary:
-        save_for_hf(
-            network,
-            str(temporary),
-            model_config=names,
-            model_args=_arguments(backbone),
-            safe_serialization=True,
-            data_config=described,
-        )
-        _check_description(temporary / "config.json", backbone)
+        write_timm(temporary, network, backbone, names)
         if carries:
             _save_adapters(backbone, temporary / "adapter")
     load = f"load it with\n  timm.create_model({f'local-dir:{path}'!r}, pretrained=True)"
@@ -76,6 +58,36 @@ def export_timm(model: TunedModel, path: Path) -> str:
         else f"backbone without a head (its {model.method} head reads {model.readout}, which timm's classifier does not)"
     )
     return f"{what} in {path}; {load}"
+
+
+def write_timm(folder: Path, network: nn.Module, backbone: TimmBackbone, model_config: dict[str, Any]) -> None:
+    """model.safetensors and config.json of a network of the backbone's architecture, as timm saves models.
+
+    Args:
+        folder: Exists.
+        network: The backbone's own, or the same with a classifier.
+        backbone: Says the architecture, its arguments and the preprocessing.
+        model_config: What else timm should note, such as label names.
+    """
+    p = backbone.preprocessing
+    crop = {"crop": "center", "squash": "squash", "pad": "border"}[p.fit]
+    described = {
+        "input_size": (3, p.size, p.size),
+        "mean": p.mean,
+        "std": p.std,
+        "interpolation": p.interpolation,
+        "crop_pct": p.crop_fraction,
+        "crop_mode": crop,
+    }
+    save_for_hf(
+        network,
+        str(folder),
+        model_config=model_config,
+        model_args=_arguments(backbone),
+        safe_serialization=True,
+        data_config=described,
+    )
+    _check_description(folder / "config.json", backbone)
 
 
 def _without_adapters(backbone: TimmBackbone) -> nn.Module:

@@ -144,7 +144,8 @@ def assign_places(places_P2: Tensor, boxes_N4: Tensor, stride_2: Tensor, radius:
     """
     if len(boxes_N4) == 0:
         return torch.full((len(places_P2),), -1, dtype=torch.int64, device=places_P2.device)
-    centres_N2, sizes_N2 = to_centres(boxes_N4).split(2, dim=1)
+    centres_N4 = to_centres(boxes_N4)
+    centres_N2, sizes_N2 = centres_N4[:, :2], centres_N4[:, 2:]
     away_PN2 = (places_P2[:, None] - centres_N2).abs()
     own_PN = ((away_PN2 < sizes_N2 / 2) & (away_PN2 < radius * stride_2)).all(dim=2)
     nearest_N = (away_PN2 / stride_2).square().sum(dim=2).argmin(dim=0)

@@ -1,0 +1,143 @@
+"""What the heads of ViSFT are worth on the parts of the data, with a backbone as it is now: answers, figures with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keepsight.core import Answer, Backbone, SceneDataset, Task, TaskHead
+from keepsight.core.features import feature_map
+from keepsight.core.progress import Track
+from keepsight.data.moves import Placement
+from keepsight.data.scene_transforms import load_scene_batch
+from keepsight.evaluate.captions import CaptionScores, caption_scores
+from keepsight.evaluate.coco import APs, Located, ap_interval, average_precision, encoded
+from keepsight.evaluate.intervals import Interval
+from keepsight.features.maps import SceneMaps
+from keepsight.recipes.visft_data import Indices, Scenes
+
+BATCH = 32
+
+ReadMaps = Callable[[Indices], Tensor]
+"""Indices [B] -> maps [B, C, h, w]."""
+
+MAIN: dict[Task, str] = {"detection": "box_ap50", "segmentation": "mask_ap50", "captioning": "bleu4"}
+"""The figure of each task by which rungs are told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One task on one part.
+
+    Attributes:
+        task: The task.
+        n: Images.
+        figures: By metric, with 95 % intervals over images.
+        found: What was found in each image, for boxes and masks.
+        said: What was said of each image, for captions.
+        aps: With and without classes, for boxes and masks.
+    """
+
+    task: Task
+    n: int
+    figures: dict[str, Interval]
+    found: tuple[Located, ...] = ()
+    said: tuple[str, ...] = ()
+    aps: tuple[APs, ...] = ()
+
+
+def from_maps(maps: SceneMaps) -> ReadMaps:
+    """Kept maps of the frozen backbone."""
+    return lambda rows: maps.read(rows, np.zeros(len(rows), dtype=np.int64))
+
+
+def from_backbone(backbone: Backbone, blocks: tuple[int, ...], dataset: SceneDataset) -> ReadMaps:
+    """Maps of a backbone as it is now."""
+    return from_map(lambda images: feature_map(backbone(images, blocks)), backbone, dataset)
+
+
+def from_map(make: Callable[[Tensor], Tensor], backbone: Backbone, dataset: SceneDataset) -> ReadMaps:
+    """Maps that `make` gives of images [B, 3, S, S]."""
+
+    def read(rows: Indices) -> Tensor:
+        images, _ = load_scene_batch(dataset, rows, backbone.preprocessing)
+        with torch.no_grad():
+            return make(images.to(next(backbone.parameters()).device))
+
+    return read
+
+
+def answers_of(head: TaskHead, read: ReadMaps, indices: Indices, what: str) -> list[Answer]:
+    """The head's answers to these images, in order."""
+    head.eval()
+    device = next(head.parameters()).device
+    found: list[Answer] = []
+    with Track(what, len(indices), "images") as track:
+        for first in range(0, len(indices), BATCH):
+            rows = indices[first : first + BATCH]
+            found += head.answers(read(rows).to(device))
+            track.advance(len(rows))
+    return found
+
+
+def located(answer: Answer, size: tuple[int, int], backbone: Backbone) -> Located:
+    """An answer in the pixels of the stored image of the size (height, width)."""
+    placement = Placement.of(size, backbone.preprocessing)
+    boxes = placement.boxes(answer.boxes.cpu()).numpy().astype(np.float32)
+    masks = None
+    if answer.masks.shape[-1]:
+        masks = encoded(placement.masks(answer.masks.cpu()).numpy())
+    return Located(boxes, answer.classes.cpu().numpy(), answer.scores.cpu().numpy().astype(np.float32), masks)
+
+
+def measure(task: Task, head: TaskHead, read: ReadMaps, backbone: Backbone, scenes: Scenes, part: str) -> Measured:
+    """A task's figures on a part: AP of boxes or masks with and without their classes, or scores of generated captions."""
+    dataset = scenes.dataset
+    indices = scenes.of_task(scenes.measured()[part], task)
+    answers = answers_of(head, read, indices, f"{task} on {part}")
+    if task == "captioning":
+        assert scenes.words is not None
+        said = tuple(scenes.words.decode(answer.words.tolist()) for answer in answers)
+        scores: CaptionScores = caption_scores(said, [dataset.captions[i] for i in indices.tolist()])
+        return Measured(task, scores.n, scores.metrics, said=said)
+    found = [located(a, _size(dataset, i), backbone) for a, i in zip(answers, indices.tolist(), strict=True)]
+    return scored(task, found, dataset, indices)
+
+
+def _size(dataset: SceneDataset, index: int) -> tuple[int, int]:
+    height, width = dataset.sizes[index].tolist()
+    return height, width
+
+
+def scored(task: Task, found: Sequence[Located], dataset: SceneDataset, indices: Indices) -> Measured:
+    """AP of boxes or masks, with and without their classes."""
+    kind, name = ("segm", "mask") if task == "segmentation" else ("bbox", "box")
+    figures: dict[str, Interval] = {}
+    both = []
+    for agnostic in (False, True):
+        aps = average_precision(found, dataset, indices, kind, agnostic)  # type: ignore[arg-type]
+        both.append(aps)
+        for metric in ("ap", "ap50", "ap75"):
+            title = f"{name}_{metric}" + ("_agnostic" if agnostic else "")
+            figures[title] = ap_interval([aps], metric)  # type: ignore[arg-type]
+    return Measured(task, len(indices), figures, tuple(found), aps=tuple(both))
+
+
+def measure_all(
+    heads: Mapping[Task, TaskHead],
+    read_of: Callable[[str], ReadMaps],
+    backbone: Backbone,
+    scenes: Scenes,
+    parts: Sequence[str],
+) -> dict[tuple[Task, str], Measured]:
+    """Every task on every part that has images for it."""
+    return {
+        (task, part): measure(task, head, read_of(part), backbone, scenes, part)
+        for part in parts
+        for task, head in heads.items()
+        if len(scenes.of_task(scenes.measured()[part], task))
+    }
