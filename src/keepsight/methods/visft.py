@@ -31,7 +31,8 @@ class HeadAlone(Trainable):
     def losses(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
         """The head's; `batch.inputs` are maps."""
         del phase, step
-        return self.head(batch.inputs, batch.targets)
+        losses: dict[str, Tensor] = self.head(batch.inputs, batch.targets)
+        return losses
 
 
 class JointTuning(Trainable):
@@ -46,9 +47,9 @@ class JointTuning(Trainable):
     def __init__(self, encoder: TunedBackbone, heads: Mapping[Task, TaskHead], dropout_in_heads: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
-        self.heads = nn.ModuleDict(heads).requires_grad_(False)
+        self.heads = nn.ModuleDict(dict[str, nn.Module](heads)).requires_grad_(False)
         self._dropout_in_heads = dropout_in_heads
-        self._hashes = {task: weights_hash(head) for task, head in heads.items()}
+        self._hashes: dict[str, str] = {task: weights_hash(head) for task, head in heads.items()}
 
     def losses(self, batch: Batch, phase: str, step: int) -> dict[str, Tensor]:
         """Those of the batch's task, through the backbone; `batch.inputs` are images."""
@@ -87,7 +88,7 @@ class JointTuning(Trainable):
         """
         for task, head in self.heads.items():
             assert isinstance(head, TaskHead)
-            if weights_hash(head) != self._hashes[task]:  # type: ignore[index]
+            if weights_hash(head) != self._hashes[task]:
                 raise RuntimeError(f"the weights of the frozen head for {task} have changed")
         return dict(self._hashes)
 

@@ -45,7 +45,7 @@ class Scenes:
         """Those of the images that a task can learn from or be measured on."""
         dataset = self.dataset
         if task == "captioning":
-            return indices[np.array([bool(dataset.captions[i]) for i in indices.tolist()], dtype=bool)]
+            return np.array([i for i in indices.tolist() if dataset.captions[i]], dtype=np.int64)
         return indices
 
     def content(self) -> str:

@@ -81,7 +81,7 @@ def fresh_head(config: VisftConfig, task: Task, channels: int, scenes: Scenes, s
     classes, settings = len(scenes.dataset.classes), config.head(task)
     if task == "detection":
         kind = config.detector
-        return kind, KINDS[kind](channels, classes, settings)  # type: ignore[call-arg]
+        return kind, KINDS[kind](channels, classes, settings)
     if task == "segmentation":
         return "mask", MaskHead(channels, classes, size, settings)
     assert scenes.words is not None

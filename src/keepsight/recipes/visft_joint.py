@@ -146,7 +146,8 @@ class Ladder:
 
     def weights(self, step: int) -> dict[str, Tensor]:
         """Of a rung."""
-        return load_file(self._folder / f"step-{step:06d}" / WEIGHTS)
+        weights: dict[str, Tensor] = load_file(self._folder / f"step-{step:06d}" / WEIGHTS)
+        return weights
 
 
 def _same(file: Path, weights: dict[str, Tensor]) -> bool:

@@ -15,7 +15,7 @@ from keepsight.core.progress import Track
 from keepsight.data.moves import Placement
 from keepsight.data.scene_transforms import load_scene_batch
 from keepsight.evaluate.captions import CaptionScores, caption_scores
-from keepsight.evaluate.coco import APs, Located, ap_interval, average_precision, encoded
+from keepsight.evaluate.coco import ApMetric, APs, Kind, Located, ap_interval, average_precision, encoded
 from keepsight.evaluate.intervals import Interval
 from keepsight.features.maps import SceneMaps
 from keepsight.recipes.visft_data import Indices, Scenes
@@ -113,17 +113,21 @@ def _size(dataset: SceneDataset, index: int) -> tuple[int, int]:
     return height, width
 
 
+METRICS: tuple[ApMetric, ...] = ("ap", "ap50", "ap75")
+
+
 def scored(task: Task, found: Sequence[Located], dataset: SceneDataset, indices: Indices) -> Measured:
     """AP of boxes or masks, with and without their classes."""
-    kind, name = ("segm", "mask") if task == "segmentation" else ("bbox", "box")
+    kind: Kind = "segm" if task == "segmentation" else "bbox"
+    name = "mask" if task == "segmentation" else "box"
     figures: dict[str, Interval] = {}
     both = []
     for agnostic in (False, True):
-        aps = average_precision(found, dataset, indices, kind, agnostic)  # type: ignore[arg-type]
+        aps = average_precision(found, dataset, indices, kind, agnostic)
         both.append(aps)
-        for metric in ("ap", "ap50", "ap75"):
+        for metric in METRICS:
             title = f"{name}_{metric}" + ("_agnostic" if agnostic else "")
-            figures[title] = ap_interval([aps], metric)  # type: ignore[arg-type]
+            figures[title] = ap_interval([aps], metric)
     return Measured(task, len(indices), figures, tuple(found), aps=tuple(both))
 
 

@@ -56,9 +56,7 @@ class JointStage(Config):
 
     steps: int = Field(default=300, ge=0)
     batch_size: int = Field(default=8, ge=1)
-    probabilities: dict[Task, float] = Field(
-        default_factory=lambda: {"captioning": 0.4, "segmentation": 0.3, "detection": 0.3}
-    )
+    probabilities: dict[Task, float] = {"captioning": 0.4, "segmentation": 0.3, "detection": 0.3}
     adapter: AdapterConfig = AdapterConfig(lora=LoraConfig(rank=16, alpha=16))
     ladder: int = Field(default=75, ge=1)
     select: Literal["probes", "tasks", "last"] = "probes"
