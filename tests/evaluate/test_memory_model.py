@@ -80,15 +80,22 @@ def test_what_changes_the_memory() -> None:
     plain = model.step(2, checkpointing=False)
     assert model.step(2, checkpointing=False) == plain  # the model is as before
     assert model.step(2, checkpointing=True).kept < plain.kept / 3
-    assert model.step(4, checkpointing=False).kept == pytest.approx(2 * plain.kept, rel=0.02)
+    more = [model.step(batch, checkpointing=False).kept for batch in (4, 6)]
+    assert more[1] - more[0] == pytest.approx(more[0] - plain.kept, rel=0.01)
     # Mixed precision makes a copy of every frozen weight that a gradient passes, unless the weights are narrow already.
     mixed = model.step(2, checkpointing=False, mixed=True)
     narrow = model.step(2, checkpointing=False, mixed=True, layout="gathered")
     weights = 2 * (model.sizes.backbone - model.sizes.beside_blocks)
     assert mixed.kept > 0.8 * weights
     assert narrow.kept < mixed.kept - 0.5 * weights
-    # A norm of CUDA's autocast keeps its input in float32.
-    assert model.step(2, checkpointing=False, mixed=True, as_on_gpu=False).kept < mixed.kept
+
+
+def test_checkpointed_blocks_are_computed_again_as_on_a_gpu() -> None:
+    # Norms behind the attention, as in EVA-E, get what autocast has made narrow.
+    model = LoraModel("eva_giant_patch14_clip_224", LORA, 56, EVA | {"use_post_norm": True})
+    mixed = model.step(2, checkpointing=True, mixed=True)
+    assert mixed.kept < model.step(2, checkpointing=False, mixed=True).kept / 3
+    assert mixed.peak > model.step(2, checkpointing=True, mixed=True, as_on_gpu=False).peak
 
 
 def test_views_and_freed_tensors_cost_nothing() -> None:

@@ -111,7 +111,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither timm's nor open_clip's"):
         save_tuned_backbone(tmp_path / "tuned", TinyBackbone(), None, "0.1")
     split = eva()
-    add_lora(split, Readout(), LoraConfig())
+    add_lora(split, Readout(blocks=(2,)), LoraConfig())
     with pytest.raises(ValueError, match="merge the adapters first"):
         save_tuned_backbone(tmp_path / "tuned", split, None, "0.1")
     with pytest.raises(UserError, match="no tuned backbone"):

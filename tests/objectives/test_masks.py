@@ -83,9 +83,10 @@ def test_uncertain_points_lie_where_the_mask_is_undecided() -> None:
     points = masks.uncertain_points(logits, 100)
     assert points.shape == (2, 100, 2)
     assert 0 <= points.min() <= points.max() <= 1
-    # A quarter of the candidates is kept: those within about 1/8 of where the logit is 0.
-    assert (points[0, :75, 0] - 0.5).abs().max() < 0.2
-    assert (points[1, :75, 1] - 0.25).abs().max() < 0.2
+    # A quarter of the candidates is kept: those within about 1/8 of where the logit is 0, and a few at the border, where values
+    # fade to the zero outside. Of points anywhere, 30 would be as near.
+    assert ((points[0, :75, 0] - 0.5).abs() < 0.2).sum() >= 70
+    assert ((points[1, :75, 1] - 0.25).abs() < 0.2).sum() >= 70
     anywhere = points[0, 75:, 0]
     assert anywhere.min() < 0.2
     assert anywhere.max() > 0.8

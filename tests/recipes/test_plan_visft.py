@@ -6,6 +6,7 @@ import pytest
 
 from keepsight.core import UserError
 from keepsight.recipes.plan_visft import RESERVE, parse_gpus, parse_tasks, plan_visft
+from keepsight.recipes.visft_config import visft_config
 
 
 @pytest.mark.parametrize("text", ["8", "8x", "0x32GB", "x32GB", "8x0GB", "eightx32GB", "8x32TB"])
@@ -37,6 +38,12 @@ def test_a_small_plan_adds_up() -> None:
     assert plan.chosen == ddp
     assert plan.launch is not None
     assert plan.launch.startswith("torchrun --standalone --nproc-per-node 2 -m keepsight visft")
+    # The command says what was planned, in settings that the command knows.
+    words = plan.launch.split()
+    joint = visft_config("DATA", assignments=[word for word in words if "=" in word]).joint
+    assert (joint.adapter.lora.rank, joint.adapter.lora.alpha, joint.batch_size) == (4, 1.0, 4)
+    assert (joint.adapter.checkpoint_blocks, joint.training.precision) == (False, "no")
+    assert words[words.index("--size") + 1] == "64"
 
 
 def test_what_does_not_fit_and_what_cannot_be_shared_out() -> None:

@@ -261,11 +261,13 @@ def _objects(
         if not isinstance(category, int) or category not in index:
             problems.add("category", f"category {category!r} in {where}")
             continue
-        box = annotation.get("bbox")
-        if isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box):
-            box = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+        written = annotation.get("bbox")
+        box: tuple[float, ...] = ()
+        if isinstance(written, list) and len(written) == 4 and all(isinstance(value, int | float) for value in written):
+            left, top, width, height = written
+            box = (left, top, left + width, top + height)
         mask = _mask(annotation.get("segmentation"), size, where, problems)
-        marks.add(box or (), index[category], where, crowd=annotation.get("iscrowd") in (1, True), mask=mask)
+        marks.add(box, index[category], where, crowd=annotation.get("iscrowd") in (1, True), mask=mask)
     return marks.objects()
 
 

@@ -88,7 +88,9 @@ def moved_boxes(boxes_N4: Tensor, size: tuple[int, int], steps: Sequence[Step]) 
         moved = _moved(moved, step, InterpolationMode.BILINEAR, 0)
         if step.kind == "resize":
             scale *= step.values[0] / before[0] * step.values[1] / before[1]
-    plain: Tensor = TF.clamp_bounding_boxes(moved, clamping_mode="hard").as_subclass(Tensor)
+    height, width = moved.canvas_size
+    plain: Tensor = moved.as_subclass(Tensor).clamp(min=0)
+    plain = torch.minimum(plain, plain.new_tensor([width, height, width, height]))
     areas = ((boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])) * scale
     left = (plain[:, 2] - plain[:, 0]) * (plain[:, 3] - plain[:, 1])
     return plain, left / areas.clamp(min=1e-12)

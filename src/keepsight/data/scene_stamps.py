@@ -68,6 +68,7 @@ NEAR_BITS, NEAR_ALIKE = 10, 0.97  # of perceptual hashes, and of thumbnails, on 
 
 _WORDS_AT_MOST = 6
 _LOWERED = frozenset({"A", "An", "The", "Some", "Two", "Three", "Four", "Five", "Several", "Many"})
+_VERBS = frozenset({"is", "are", "was", "can", "has", "have", "lets", "stands"})  # of a sentence, not a name
 _VARIANT = re.compile(r"(_(mirror|flip|filled|outline|photo|cartoon|front|side|new|old|small|large|open|closed))+$")
 
 
@@ -165,7 +166,8 @@ def _description(name: str, phrase: str) -> str:
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     sentence = re.split(r"[.!?:;,()…]", lines[0].strip())[0].strip()
     words = sentence.split()
-    if not 1 <= len(words) <= _WORDS_AT_MOST:
+    named = len(words) <= 3 or words[0] in _LOWERED
+    if not 1 <= len(words) <= _WORDS_AT_MOST or not named or _VERBS & set(words):
         return phrase
     if words[0] in _LOWERED:
         words[0] = words[0].lower()

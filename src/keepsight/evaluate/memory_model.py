@@ -16,8 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -76,15 +74,6 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _free(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
-
-
-class _NormsInFloat32(TorchFunctionMode):
-    """CUDA's autocast normalises in float32, the CPU's does not; a norm keeps its input, so that it matters."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.layer_norm:
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +171,13 @@ class LoraModel:
             if checkpointing:
                 checkpoint_blocks(self.backbone)
                 undo.callback(plain_blocks, self.backbone)
+            if mixed and as_on_gpu:
+                for module in self.backbone.modules():
+                    if isinstance(module, nn.LayerNorm):
+                        undo.callback(module.register_forward_pre_hook(_in_float32).remove)
             dtype = torch.bfloat16 if mixed and layout == "gathered" else torch.float32
             with FakeTensorMode(allow_non_fake_inputs=True), _storageless(self.backbone, dtype, layout):
-                run = _steps(self.backbone, batch, mixed, as_on_gpu)
+                run = _steps(self.backbone, batch, mixed)
                 last = run(self._read)
                 if not self._few:
                     return last
@@ -195,23 +188,21 @@ class LoraModel:
         )
 
 
-def _steps(backbone: Backbone, batch: int, mixed: bool, as_on_gpu: bool) -> Callable[[int], StepMemory]:
+def _steps(backbone: Backbone, batch: int, mixed: bool) -> Callable[[int], StepMemory]:
     """A function of the block that is read: forward, then backward from the sum of squares of the map."""
     size = backbone.preprocessing.size
     # Gradients are there beforehand, as in every micro-batch after the first: they are counted by themselves.
     for p in backbone.parameters():
         p.grad = torch.zeros_like(p) if p.requires_grad else None
-    norms = _NormsInFloat32() if mixed and as_on_gpu else contextlib.nullcontext()
 
     def run(block: int) -> StepMemory:
         gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
         with LiveBytes([*backbone.parameters(), *backbone.buffers(), *gradients]) as live:
             images = torch.zeros(batch, 3, size, size)
-            with norms:  # around the backward pass, too, which computes checkpointed blocks again
-                with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                    loss = feature_map(backbone(images, (block,))).square().mean()
-                kept = live.now
-                loss.backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                loss = feature_map(backbone(images, (block,))).square().mean()
+            kept = live.now
+            loss.backward()  # type: ignore[no-untyped-call]
         return StepMemory(kept, live.peak)
 
     return run
@@ -224,7 +215,8 @@ def _storageless(backbone: Backbone, dtype: torch.dtype, layout: Layout) -> Iter
     made: dict[int, Tensor] = {}  # a parameter that two modules share stays shared
     try:
         for module, name, old in tensors:
-            kind = dtype if old.is_floating_point() and not old.requires_grad else old.dtype
+            narrow = old.is_floating_point() and old.ndim > 1 and not old.requires_grad
+            kind = dtype if narrow else old.dtype
             new = made.setdefault(id(old), torch.empty(old.shape, dtype=kind, device="cpu"))
             if isinstance(old, nn.Parameter):
                 module._parameters[name] = nn.Parameter(new, old.requires_grad)
@@ -241,6 +233,11 @@ def _storageless(backbone: Backbone, dtype: torch.dtype, layout: Layout) -> Iter
                 module._parameters[name] = old
             else:
                 module._buffers[name] = old
+
+
+def _in_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """CUDA's autocast normalises in float32, the CPU's does not; a norm keeps its input, so that it matters."""
+    return (inputs[0].float(), *inputs[1:])
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -112,7 +112,7 @@ class DetrHead(TaskHead):
         if config.denoising and self.training:
             noised = add_noise(targets, self.classes, config.denoising, config.box_noise, config.class_noise)
         out = self.net(map_BChw, None if noised is None else noised.queries)
-        count = objects(targets, map_BChw)
+        count = object_count(targets, map_BChw)
         found = self._matched("", out.logits, out.boxes, targets, count)
         if config.net.proposed:
             found |= self._matched("proposal_", out.proposal_logits[None], out.proposal_boxes[None], targets, count)
@@ -176,7 +176,7 @@ class DetrHead(TaskHead):
         ]
 
 
-def objects(targets: Sequence[Target], like: Tensor) -> Tensor:
+def object_count(targets: Sequence[Target], like: Tensor) -> Tensor:
     """The mean number of objects a process, at least 1: what makes averaged gradients those of the whole batch (DETR's loss)."""
     count = torch.tensor(float(sum(len(target.classes) for target in targets)), device=like.device)
     return averaged(count).clamp(min=1)

@@ -47,7 +47,7 @@ class JointTuning(Trainable):
     def __init__(self, encoder: TunedBackbone, heads: Mapping[Task, TaskHead], dropout_in_heads: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
-        self.heads = nn.ModuleDict(dict[str, nn.Module](heads)).requires_grad_(False)
+        self.heads = nn.ModuleDict({str(task): head for task, head in heads.items()}).requires_grad_(False)
         self._dropout_in_heads = dropout_in_heads
         self._hashes: dict[str, str] = {task: weights_hash(head) for task, head in heads.items()}
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import reprlib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from keepsight.adapters.lora import LoraConfig
 from keepsight.backbones.load import BackboneConfig
-from keepsight.core import Config, Readout, UserError
+from keepsight.core import Config, Readout
 from keepsight.data.options import DataConfig
 from keepsight.data.splits import SplitConfig
 from keepsight.data.transforms import AugmentConfig
@@ -30,6 +26,7 @@ from keepsight.recipes.content_style_settings import ContentStyleSettings, Tuned
 from keepsight.recipes.fixmatch_settings import FixMatchSettings, TunedFixMatchSettings, fixmatch_lora
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.retain_settings import RetainConfig
+from keepsight.recipes.words import merged, nested, read_yaml, validated
 from keepsight.train import OptimConfig, TrainConfig
 from keepsight.train.trackers import TrackerName
 
@@ -59,7 +56,7 @@ MethodName = Literal[
     "content-style-lora",
     "content-style-full",
 ]
-METHODS: tuple[MethodName, ...] = typing.get_args(MethodName)
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 """In the order of their cost; ties are decided for the earlier one."""
 
 FINETUNED: tuple[MethodName, ...] = tuple(name for name in METHODS if name.startswith("finetune-"))
@@ -285,77 +282,6 @@ def demo() -> dict[str, Any]:
     }
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _nested(assignment: str) -> dict[str, Any]:
-    key, equals, text = assignment.partition("=")
-    if not equals or not key.strip():
-        raise UserError(
-            f"{assignment!r} is not understood: settings are given as key=value, for example split.labels=40."
-        )
-    try:
-        value = yaml.safe_load(text) if text else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"The value of {assignment!r} is not valid YAML: quote it, or check its brackets.") from error
-    *outer, last = key.strip().split(".")
-    nested: dict[str, Any] = {last: value}
-    for name in reversed(outer):
-        nested = {name: nested}
-    return nested
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The configuration file {path} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, a number of 5,000 digits
-        raise UserError(f"The configuration file {path} is not valid YAML ({str(error).splitlines()[0]}).") from error
-    if not isinstance(found, dict):
-        raise UserError(f"The configuration file {path} must hold 'key: value' lines, found {type(found).__name__}.")
-    return found
-
-
-def _model_at(path: Sequence[int | str]) -> type[BaseModel]:
-    """The config class that a validation error's location points into."""
-    model: type[BaseModel] = TuneConfig
-    for name in path:
-        field = model.model_fields.get(str(name))
-        if field is None:
-            break
-        for candidate in (field.annotation, *typing.get_args(field.annotation)):
-            if (
-                isinstance(candidate, type)
-                and not isinstance(candidate, types.GenericAlias)
-                and issubclass(candidate, BaseModel)
-            ):
-                model = candidate
-    return model
-
-
-_SHORT = reprlib.Repr()  # a value may be the product of nested YAML aliases, of any size
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
-
-
-def _explain(error: ValidationError) -> UserError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        names = list(_model_at(first["loc"][:-1]).model_fields)
-        close = difflib.get_close_matches(str(first["loc"][-1]), names, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}."
-        return UserError(f"There is no setting {where!r}: {hint}")
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" ({error.error_count() - 1} more like this)" if error.error_count() > 1 else ""
-    return UserError(f"The setting {where}={_SHORT.repr(first['input'])} is wrong: {message}{more}.")
-
-
 def resolve(
     data: str, file: Path | None = None, settings: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
 ) -> TuneConfig:
@@ -374,24 +300,21 @@ def resolve(
         >>> resolve("leaves", assignments=["split.labels=40", "methods=[probe]"]).split.labels
         40
     """
-    merged: dict[str, Any] = demo() if data == "demo" else {"data": data}
+    found: dict[str, Any] = demo() if data == "demo" else {"data": data}
     # The adapters differ in their defaults: setting one value of an adapter must not bring back the shared ones.
     own = {
         name: field.get_default(call_default_factory=True).model_dump()
         for name, field in TuneConfig.model_fields.items()
         if field.default_factory is not None
     }
-    merged = _merge(own, merged)
+    found = merged(own, found)
     if file is not None:
-        merged = _merge(_read_yaml(file), {"data": merged["data"]} if data != "demo" else {})
-        merged.setdefault("data", data)
-    merged = _merge(merged, settings or {})
+        found = merged(read_yaml(file), {"data": found["data"]} if data != "demo" else {})
+        found.setdefault("data", data)
+    found = merged(found, settings or {})
     for assignment in assignments:
-        merged = _merge(merged, _nested(assignment))
-    try:
-        return TuneConfig.model_validate(merged)
-    except ValidationError as error:
-        raise _explain(error) from error
+        found = merged(found, nested(assignment))
+    return validated(TuneConfig, found)
 
 
 def data_options(assignments: Sequence[str]) -> DataConfig:

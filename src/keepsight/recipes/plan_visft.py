@@ -189,7 +189,7 @@ def plan_visft(
         precision=precision,
         ways=ways,
         host=count * 4 * model.sizes.backbone,
-        launch=None if fitting is None else _launch(backbone, count, fitting, rank, batch, size, wanted, precision),
+        launch=None if fitting is None else _launch(backbone, count, fitting, rank, batch, side, wanted, precision),
     )
 
 
@@ -278,18 +278,17 @@ def _launch(
     way: Way,
     rank: int,
     batch: int,
-    size: int | None,
+    size: int,
     tasks: tuple[Task, ...],
     precision: Precision,
 ) -> str:
     """The command; DATA and FOLDER are the user's."""
     start = ["torchrun", "--standalone", "--nproc-per-node", str(count), "-m", "keepsight"]
     words = [*(start if count > 1 else ["keepsight"]), "visft", "DATA", "--out", "FOLDER", "--backbone", backbone]
-    if size is not None:
-        words += ["--size", str(size)]
-    words += ["--tasks", ",".join(tasks)]
-    words += [f"tuning.lora.rank={rank}", f"tuning.lora.alpha={ALPHA:g}", f"tuning.batch_size={batch}"]
-    words += [f"tuning.checkpoint_blocks={str(way.checkpointing).lower()}", f"tuning.training.precision={precision}"]
+    words += ["--size", str(size), "--tasks", ",".join(tasks)]
+    words += [f"joint.adapter.lora.rank={rank}", f"joint.adapter.lora.alpha={ALPHA:g}", f"joint.batch_size={batch}"]
+    words += [f"joint.adapter.checkpoint_blocks={str(way.checkpointing).lower()}"]
+    words += [f"joint.training.precision={precision}"]
     if way.sharding == "fsdp":
-        words.append("tuning.training.sharding=fsdp")
+        words.append("joint.training.sharding=fsdp")
     return shlex.join(words)

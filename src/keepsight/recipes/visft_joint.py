@@ -187,7 +187,7 @@ def tune_jointly(
     """
     stage = config.joint
     method = joint_method(config, backbone, blocks, heads)
-    probabilities = check_probabilities(stage.probabilities, tuple(heads))
+    probabilities = check_probabilities(stage.probabilities.of(tuple(heads)), tuple(heads))
     streams = {
         task: Stream(scenes.of_task(scenes.train, task), stage.batch_size, config.seed + number)
         for number, task in enumerate(heads)

@@ -37,13 +37,30 @@ class HeadStage(Config):
     )
 
 
+class Probabilities(Config):
+    """How often stage 2 draws each task, relative to the others that there are; the defaults are the published ones."""
+
+    detection: float = Field(default=0.3, ge=0)
+    segmentation: float = Field(default=0.3, ge=0)
+    captioning: float = Field(default=0.4, ge=0)
+
+    def of(self, tasks: tuple[Task, ...]) -> dict[Task, float]:
+        """Of some of the tasks."""
+        every: dict[Task, float] = {
+            "detection": self.detection,
+            "segmentation": self.segmentation,
+            "captioning": self.captioning,
+        }
+        return {task: every[task] for task in tasks}
+
+
 class JointStage(Config):
     """Stage 2: LoRA in the backbone through the frozen heads.
 
     Attributes:
         steps: Of training; 0 leaves stage 2 out.
         batch_size: Images of a step's task.
-        probabilities: How often each task is drawn; those that there are not are left out.
+        probabilities: See there.
         adapter: LoRA on the query and value projections; the published rank is 64, scaled by 1/64.
         ladder: Steps between the rungs, each of which is measured on validation images.
         select: What chooses the rung: "probes", linear probes on other data (the published way: tasks that were never seen), among
@@ -56,7 +73,7 @@ class JointStage(Config):
 
     steps: int = Field(default=300, ge=0)
     batch_size: int = Field(default=8, ge=1)
-    probabilities: dict[Task, float] = {"captioning": 0.4, "segmentation": 0.3, "detection": 0.3}
+    probabilities: Probabilities = Probabilities()
     adapter: AdapterConfig = AdapterConfig(lora=LoraConfig(rank=16, alpha=16))
     ladder: int = Field(default=75, ge=1)
     select: Literal["probes", "tasks", "last"] = "probes"

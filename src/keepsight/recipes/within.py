@@ -6,7 +6,7 @@ on the other half. Where there are penalties, their weight is chosen first (see 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from keepsight.adapters.prompts import Prompts
-from keepsight.core import Config, Dataset, Method, UserError, processes
+from keepsight.core import Backbone, Config, Dataset, Method, Readout, UserError, processes
 from keepsight.core.files import make_directory, write_text
 from keepsight.core.progress import log
 from keepsight.data.transforms import load_batch
 from keepsight.evaluate.classification import Floats
 from keepsight.evaluate.forgetting import accuracy_change, cross_fitted, mean_change
+from keepsight.features.cache import FeatureCache
 from keepsight.features.extract import Extractor
 from keepsight.methods.encoder import TunedBackbone
 from keepsight.objectives.weight_space import between
 from keepsight.recipes.context import Cell, Context, Fitted
+from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.origin import sketch
 from keepsight.recipes.suite import Suite, load_suite
 from keepsight.train import load_trained_state, trained_state
@@ -87,26 +89,39 @@ def choice_half(context: Context) -> Suite:
 
 
 class Watched:
-    """The half of the suite that choices are made on, and what a probe on the untouched backbone says of it.
+    """Data sets that choices are made on, and what a probe on the untouched backbone says of them.
 
     Args:
-        context: The run.
-
-    Raises:
-        UserError: Nothing is left of the suite.
+        backbone: Untouched.
+        readout: What the probes see.
+        sets: The data sets.
+        config: How probes are fitted.
+        cache: Of features of the untouched backbone; None for its own.
     """
 
-    def __init__(self, context: Context) -> None:
-        suite = choice_half(context)
-        self._context, self._config, self.sets = context, context.config.forgetting, suite.sets
-        cache = context.extractor.cache
+    def __init__(
+        self,
+        backbone: Backbone,
+        readout: Readout,
+        sets: Sequence[Dataset],
+        config: ForgettingConfig,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        self._preprocessing, self._config, self.sets = backbone.preprocessing, config, tuple(sets)
         self._before = [
-            self._said(
-                Extractor(context.backbone, s.images, cache=cache).features(np.arange(len(s.images)), context.readout),
-                s,
-            )
-            for s in suite.sets
+            self._said(Extractor(backbone, s.images, cache=cache).features(np.arange(len(s.images)), readout), s)
+            for s in sets
         ]
+
+    @classmethod
+    def of_run(cls, context: Context) -> Watched:
+        """The half of a run's suite that choices are made on.
+
+        Raises:
+            UserError: Nothing is left of the suite.
+        """
+        sets, config = choice_half(context).sets, context.config.forgetting
+        return cls(context.backbone, context.readout, sets, config, context.extractor.cache)
 
     def change(self, read: Callable[[Tensor], Tensor], device: torch.device) -> float:
         """Points of mean linear-probe accuracy gained (or, negative, lost) by features `read` of images [B, 3, H, W]."""
@@ -115,7 +130,7 @@ class Watched:
             rows = []
             for first in range(0, len(dataset.images), BATCH):
                 chosen = np.arange(first, min(first + BATCH, len(dataset.images)))
-                images = load_batch(dataset.images, chosen, self._context.backbone.preprocessing).to(device)
+                images = load_batch(dataset.images, chosen, self._preprocessing).to(device)
                 with torch.no_grad():
                     rows.append(read(images).float().cpu())
             after_NK = self._said(torch.cat(rows), dataset)
@@ -203,7 +218,7 @@ def within_weight(context: Context, cell: Cell, fit: Callable[[Context, Cell], F
     if cell.method == "finetune-vpt":
         raise UserError(PROMPTS)
     watched: list[Watched] = []  # on the main process, which measures
-    processes.from_main(lambda: watched.append(Watched(context)))
+    processes.from_main(lambda: watched.append(Watched.of_run(context)))
     changes: dict[str, float] = {}
 
     def tried(factor: float) -> tuple[Fitted, bool]:
@@ -271,7 +286,7 @@ def _searched(
     end: dict[str, Tensor],
     limit: float,
 ) -> Kept:
-    watched = Watched(context)
+    watched = Watched.of_run(context)
     device = next(method.parameters()).device
     changes: dict[str, float] = {}
 
