@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from keepsight.core import Backbone, Readout, UserError
@@ -13,8 +14,9 @@ from keepsight.core import Backbone, Readout, UserError
 def reached_parameters(backbone: Backbone, readout: Readout) -> set[str]:
     """Names (within `backbone.network`) of the parameters that get a gradient through this readout.
 
-    Found by one backward pass on a blank image, so that it holds for every architecture. A readout at block 8 of 12
-    does not reach blocks 9 to 12: they are neither run nor trained.
+    Found in the graph of one forward pass on a blank image, so that it holds for every architecture; no gradient is computed,
+    which for billions of weights would not fit beside them. A readout at block 8 of 12 does not reach blocks 9 to 12: they are
+    neither run nor trained.
     """
     parameters = dict(backbone.network.named_parameters())
     frozen = {name: p.requires_grad for name, p in parameters.items()}
@@ -27,12 +29,27 @@ def reached_parameters(backbone: Backbone, readout: Readout) -> set[str]:
         device = next(iter(parameters.values())).device
         with torch.enable_grad():
             out = readout.read(backbone(torch.zeros(2, 3, size, size, device=device), readout.blocks))
-            gradients = torch.autograd.grad(out.sum(), list(parameters.values()), allow_unused=True)
+            leaves = _leaves(out)
     finally:
         for name, p in parameters.items():
             p.requires_grad_(frozen[name])
         backbone.train(was_training)
-    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    return {name for name, p in parameters.items() if id(p) in leaves}
+
+
+def _leaves(out: Tensor) -> set[int]:
+    """The `id` of every leaf tensor that gets a gradient from this one."""
+    found, seen, waiting = set[int](), set[object](), [out.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)  # of the nodes that accumulate a gradient alone
+        if leaf is not None:
+            found.add(id(leaf))
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def freeze_all(backbone: Backbone) -> None:

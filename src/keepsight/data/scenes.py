@@ -254,8 +254,8 @@ def _placed(stamp: Stamp, config: ScenesConfig, rng: np.random.Generator) -> tup
 
 def _visible(whole: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
     """What later masks leave of earlier ones."""
-    visible = []
-    above = np.zeros_like(whole[0]) if whole else None
+    visible: list[NDArray[np.bool_]] = []
+    above: NDArray[np.bool_] = np.zeros((1, 1), dtype=np.bool_)
     for mask in reversed(whole):
         visible.append(mask & ~above)
         above = mask | above
