@@ -14,8 +14,9 @@ from pycocotools import mask as reference_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from keepsight.core import Objects, SceneDataset, UserError
+from keepsight.core import Objects, Rle, SceneDataset, UserError
 from keepsight.data.arrays import ArrayImages
+from keepsight.data.masks import encode_mask
 from keepsight.evaluate.coco import (
     APs,
     Kind,
@@ -25,9 +26,13 @@ from keepsight.evaluate.coco import (
     ap_interval,
     average_precision,
     coco_results,
-    encoded,
 )
 from keepsight.evaluate.resampled import resamples
+
+
+def encoded(masks_NHW: np.ndarray) -> tuple[Rle, ...]:
+    return tuple(encode_mask(mask) for mask in masks_NHW)
+
 
 SIDE, CLASSES = 40, ("cup", "hat", "shoe", "never")
 

@@ -306,24 +306,3 @@ def coco_results(
             }
             results.append(one if found.masks is None else {**one, "segmentation": _segmentation(found.masks[row])})
     return results
-
-
-def encoded(masks_NHW: NDArray[np.bool_]) -> tuple[Rle, ...]:
-    """Masks [N, H, W] in COCO's run-length encoding, by faster-coco-eval.
-
-    Example:
-        >>> encoded(np.ones((1, 2, 3), dtype=bool))[0].size
-        (2, 3)
-    """
-    try:
-        from faster_coco_eval.core import mask as mask_api
-    except ImportError:
-        raise UserError(
-            "Encoding masks needs the package faster-coco-eval: install it with pip install 'keepsight[scenes]'."
-        ) from None
-    size = (masks_NHW.shape[1], masks_NHW.shape[2])
-    found = []
-    for mask_HW in masks_NHW:
-        counts = mask_api.encode(np.asfortranarray(mask_HW.astype(np.uint8)))["counts"]
-        found.append(Rle(size, counts if isinstance(counts, bytes) else counts.encode()))
-    return tuple(found)

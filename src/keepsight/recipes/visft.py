@@ -23,7 +23,7 @@ from keepsight.export.backbone import save_tuned_backbone
 from keepsight.features.device import start_processes
 from keepsight.recipes.folder import SEAL, check_own_folder, environment, log_file, owned
 from keepsight.recipes.suite import check_suite, load_suite
-from keepsight.recipes.visft_data import Scenes, kept_maps, open_backbone, open_scenes
+from keepsight.recipes.visft_data import Scenes, kept_maps, made_of, open_backbone, open_scenes
 from keepsight.recipes.visft_heads import TrainedHead, trained_head
 from keepsight.recipes.visft_joint import Choice, Probed, Tuned, tune_jointly
 from keepsight.recipes.visft_measure import Measured, ReadMaps, from_backbone, from_maps, measure_all
@@ -164,12 +164,13 @@ def _probes(config: VisftConfig, backbone: Backbone, blocks: tuple[int, ...]) ->
     """Linear probes on the half of the suite that choices are made on; None where there is no set."""
     if not config.forgetting.measure:
         return None
-    suite = load_suite(config.forgetting.model_copy(update={"part": "choice"}), ())
-    if not suite.sets:
+    loaded = load_suite(config.forgetting.model_copy(update={"part": "choice"}), ()).sets
+    sets = [each for each in loaded if each.name != made_of(config.data)]
+    if not sets:
         return None
     watched: list[Watched] = []
     readout = Readout(blocks=blocks, pools=("mean",))
-    processes.from_main(lambda: watched.append(Watched(backbone, readout, suite.sets, config.forgetting)))
+    processes.from_main(lambda: watched.append(Watched(backbone, readout, sets, config.forgetting)))
 
     def probed(read: Callable[[Tensor], Tensor], device: torch.device) -> float:
         return watched[0].change(read, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from keepsight.features.maps import SceneMaps
 from keepsight.recipes.visft_settings import VisftConfig
 
 Indices = NDArray[np.int64]
+RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,16 @@ def _check_tasks(config: VisftConfig, dataset: SceneDataset, train: Indices) -> 
         raise UserError(f"{config.data} has no marked objects to learn from: use --tasks captioning.")
     if "segmentation" in config.tasks and not any(mask is not None for m in marked for mask in m.masks):
         raise UserError(f"{config.data} has boxes and no masks: leave segmentation out of --tasks.")
+
+
+def made_of(data: str) -> str | None:
+    """The name in a suite of the data set whose pictures a set of `demo-data scenes` is composed of; None for other data."""
+    try:
+        recipe = json.loads((Path(data) / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    source = recipe.get("source") if isinstance(recipe, dict) else None
+    return {"tuxpaint-stamps-default": "stamps"}.get(str(source), str(source))
 
 
 def open_backbone(config: VisftConfig) -> tuple[Backbone, tuple[int, ...]]:

@@ -12,10 +12,11 @@ from torch import Tensor
 from keepsight.core import Answer, Backbone, SceneDataset, Task, TaskHead
 from keepsight.core.features import feature_map
 from keepsight.core.progress import Track
+from keepsight.data.masks import encode_mask
 from keepsight.data.moves import Placement
 from keepsight.data.scene_transforms import load_scene_batch
 from keepsight.evaluate.captions import CaptionScores, caption_scores
-from keepsight.evaluate.coco import ApMetric, APs, Kind, Located, ap_interval, average_precision, encoded
+from keepsight.evaluate.coco import ApMetric, APs, Kind, Located, ap_interval, average_precision
 from keepsight.evaluate.intervals import Interval
 from keepsight.features.maps import SceneMaps
 from keepsight.recipes.visft_data import Indices, Scenes
@@ -90,7 +91,7 @@ def located(answer: Answer, size: tuple[int, int], backbone: Backbone) -> Locate
     boxes = placement.boxes(answer.boxes.cpu()).numpy().astype(np.float32)
     masks = None
     if answer.masks.shape[-1]:
-        masks = encoded(placement.masks(answer.masks.cpu()).numpy())
+        masks = tuple(encode_mask(mask) for mask in placement.masks(answer.masks.cpu()).numpy())
     return Located(boxes, answer.classes.cpu().numpy(), answer.scores.cpu().numpy().astype(np.float32), masks)
 
 
