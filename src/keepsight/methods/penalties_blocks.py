@@ -22,7 +22,7 @@ class LdifsConfig(RetentionConfig):
     """
 
     name: Literal["ldifs"] = "ldifs"
-    weight: float = Field(default=10.0, ge=0)
+    weight: float = Field(default=40.0, ge=0)
     blocks: tuple[int, ...] = ()
     tokens: Literal["all", "cls", "patches"] = "all"
 
@@ -60,7 +60,7 @@ class DeltaConfig(RetentionConfig):
     """
 
     name: Literal["delta"] = "delta"
-    weight: float = Field(default=2.0, ge=0)
+    weight: float = Field(default=32.0, ge=0)
     blocks: tuple[int, ...] = ()
     attention: Literal["activation", "uniform"] = "activation"
 

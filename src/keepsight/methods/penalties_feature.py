@@ -32,7 +32,7 @@ class RiftCovConfig(RetentionConfig):
     """
 
     name: Literal["rift-cov"] = "rift-cov"
-    weight: float = Field(default=2.0, ge=0)
+    weight: float = Field(default=8.0, ge=0)
     q: Literal["identity", "free", "learned"] = "identity"
     source: Literal["batch", "running", "cached"] = "batch"
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -185,7 +185,7 @@ class ProcrustesConfig(RetentionConfig):
     """Settings of `Procrustes`."""
 
     name: Literal["procrustes"] = "procrustes"
-    weight: float = Field(default=2.0, ge=0)
+    weight: float = Field(default=8.0, ge=0)
 
 
 class Procrustes(Penalty):

@@ -212,7 +212,7 @@ class MaskedCounterfactualConfig(RetentionConfig):
     """
 
     name: Literal["masked-counterfactual"] = "masked-counterfactual"
-    weight: float = Field(default=2.0, ge=0)
+    weight: float = Field(default=32.0, ge=0)
     share: float = Field(default=0.5, gt=0, lt=1)
     cells: int = Field(default=7, ge=2)
 

@@ -25,7 +25,7 @@ class L2SpConfig(RetentionConfig):
     """
 
     name: Literal["l2-sp"] = "l2-sp"
-    weight: float = Field(default=1000.0, ge=0)
+    weight: float = Field(default=3e6, ge=0)
 
 
 class L2Sp(Penalty):
