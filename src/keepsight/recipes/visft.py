@@ -224,9 +224,9 @@ def _write(
 
 
 def _changes(before: Measured, after: Measured) -> dict[str, Interval]:
-    """The change of each AP with its paired interval over images."""
+    """The change of each AP with its paired interval over images; captions have none."""
     found = {}
-    for first, second, suffix in zip(after.aps, before.aps, ("", "_agnostic"), strict=True):
+    for first, second, suffix in zip(after.aps, before.aps, ("", "_agnostic")[: len(after.aps)], strict=True):
         name = "mask" if first.kind == "segm" else "box"
         metrics: tuple[ApMetric, ...] = ("ap", "ap50", "ap75")
         for metric in metrics:
