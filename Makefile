@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow test-kill check lint docs lock clean
+.PHONY: demo demo-visft test test-slow test-kill check lint docs lock clean
 
 # The environment is made again only when the package's metadata changes.
 $(VENV)/.installed: pyproject.toml
@@ -23,6 +23,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed-test
 
 demo: $(VENV)/.installed
 	$(BIN)/keepsight tune demo
+
+# Both stages of ViSFT on composed scenes, small.
+demo-visft: $(VENV)/.installed
+	$(PIP) --editable '.[scenes]'
+	test -d runs/scenes || $(BIN)/keepsight demo-data scenes runs/scenes --images 400 --val 60 --test 60
+	$(BIN)/keepsight visft runs/scenes --out runs/visft-demo detection_stage.steps=400 segmentation_stage.steps=200 captioning_stage.steps=400 \
+		joint.steps=60 joint.ladder=20 forgetting.per_set=150
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules src tests

@@ -18,12 +18,14 @@ from keepsight.core import Answer, Objects, Target, Task, TaskHead, UserError
 from keepsight.core.scene import SceneDataset
 from keepsight.data.arrays import ArrayImages
 from keepsight.data.coco_write import write_coco
+from keepsight.data.files import FileImages
 from keepsight.data.masks import encode_mask
 from keepsight.recipes import visft_joint
 from keepsight.recipes.visft import VisftRun, visft
 from keepsight.recipes.visft_config import visft_config
 from keepsight.recipes.visft_heads import read_head
 from keepsight.recipes.visft_joint import Rung, choose_rung
+from keepsight.recipes.visft_predict import load_scene_model, predict_scenes
 from keepsight.recipes.visft_settings import VisftConfig
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40)}
@@ -245,3 +247,42 @@ def test_rungs_that_lose_on_the_tasks_are_not_taken() -> None:
     assert choose_rung(rungs, "probes") == 1
     assert choose_rung(rungs, "last") == 2
     assert choose_rung(tuple(r.model_copy(update={"probes": None}) for r in rungs), "probes") == 1
+
+
+def test_predicting_writes_coco_and_pictures_and_no_name_escapes(finished: VisftRun, tmp_path: Path) -> None:
+    hostile = tmp_path / "in" / "a <b>.png"
+    hostile.parent.mkdir()
+    Image.new("RGB", (90, 60), (220, 30, 30)).save(hostile)
+    (tmp_path / "in" / "z.png").write_text("no image")
+    images = FileImages(tmp_path / "in", [hostile.name, "z.png"])
+    model = load_scene_model(finished.path)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"z\.png"):
+        predict_scenes(model, images, tmp_path / "strict")
+    assert predict_scenes(model, images, out, least_score=0.0, skip_bad=True) == 1
+    found = json.loads((out / "predictions.json").read_text())
+    assert found["images"] == [{"id": 1, "file_name": hostile.name, "height": 60, "width": 90}]
+    assert sorted(one["name"] for one in found["categories"]) == sorted(COLOURS)
+    assert {one["task"] for one in found["annotations"]} >= {"detection"}
+    for one in found["annotations"]:
+        left, top, width, height = one["bbox"]
+        assert 0 <= left <= left + width <= 90.01
+        assert 0 <= top <= top + height <= 60.01
+    assert [one["image_id"] for one in found["captions"]] == [1]
+    assert [p.name for p in sorted((out / "pictures").iterdir())] == ["000001.png"]
+
+
+def test_retention_attaches_to_stage_two(finished: VisftRun, scenes: Path, tmp_path: Path) -> None:
+    base = settings(scenes)
+    held = {**base.joint.model_dump(exclude={"retain"}), "retain": "procrustes:1000,spd"}
+    visft(settings(scenes, joint=held), tmp_path / "held", reuse=finished.path)
+    last = "joint/ladder/step-000006/adapter.safetensors"
+    free, kept = load_file(finished.path / last), load_file(tmp_path / "held" / last)
+    size = {
+        name: float(sum(w[n].square().sum() for n in w if ".lora_B." in n))
+        for name, w in (("free", free), ("kept", kept))
+    }
+    assert 0 < size["kept"] < size["free"]
+    for odd in ("lwf", "wise-ft:0.5", "soup:2", "rift-cov:1:source=cached"):
+        with pytest.raises(UserError, match="Stage 2 of ViSFT cannot have"):
+            visft(settings(scenes, joint={"retain": odd}), tmp_path / "odd")

@@ -65,11 +65,17 @@ def predict(
     skip_bad: SkipBad = False,
     batch_size: BatchSize = 64,
 ) -> None:
-    """Predict classes: one line an image, with the probability of every class.
+    """Predict classes: one line an image, with the probability of every class. A run of ViSFT draws boxes, masks and captions.
 
     [bold]keepsight predict runs/leaves new/1.jpg new/2.jpg[/bold]
     [bold]keepsight predict runs/leaves new/ --out new.parquet --skip-bad[/bold]
+    [bold]keepsight predict runs/visft new/ --out answers/[/bold]
     """
+    from keepsight.report.visft import FACTS
+
+    if (Path(model) / FACTS).is_file():
+        _predict_scenes(Path(model), images, out, format, skip_bad)
+        return
     from keepsight.export.model import TunedModel
     from keepsight.export.predictions import write_predictions
 
@@ -78,6 +84,22 @@ def predict(
     counts = write_predictions(loaded, images, out, chosen, skip_bad=skip_bad, batch_size=batch_size)
     left_out = f"; {counts.skipped} unreadable images left out" if counts.skipped else ""
     log.info("%d predictions%s%s", counts.written, f" written to {out}" if out is not None else "", left_out)
+
+
+def _predict_scenes(
+    model: Path, images: list[str], out: Path | None, format: TableFormat | None, skip_bad: bool
+) -> None:
+    """Boxes, masks and captions into a folder."""
+    from keepsight.export.predictions import images_to_predict
+    from keepsight.recipes.visft_predict import load_scene_model, predict_scenes
+
+    if format is not None:
+        raise UserError("A run of ViSFT answers with COCO's JSON and pictures: leave out --format.")
+    folder = out or Path("predictions")
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"The output {folder} is there already: name a new folder with --out.")
+    count = predict_scenes(load_scene_model(model), images_to_predict(images), folder, skip_bad=skip_bad)
+    log.info("%d images answered: %s and %s", count, folder / "predictions.json", folder / "pictures")
 
 
 def evaluate(

@@ -26,7 +26,7 @@ from keepsight.core import ImageList, UserError
 from keepsight.core.files import atomic_file
 from keepsight.core.progress import Track
 from keepsight.data.files import FileImages
-from keepsight.data.pixels import PixelConfig
+from keepsight.data.pixels import AS_STORED, PixelConfig
 from keepsight.export.model import TunedModel, as_image_list
 
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl"}
@@ -68,7 +68,7 @@ def write_predictions(
         UserError: An unknown format, nothing to predict, or an unreadable image.
     """
     chosen = _format(out, format)
-    source = _source(images, model.pixels)
+    source = images_to_predict(images, model.pixels)
     written = 0
     with _writer(chosen, out, model.classes) as write, Track("predicting", len(source), "images") as track:
         for indices, probabilities_BK in model.stream(source, np.arange(len(source)), batch_size, skip_bad):
@@ -90,7 +90,8 @@ def _format(out: Path | None, format: str | None) -> str:
     return chosen
 
 
-def _source(images: Sequence[str], pixels: PixelConfig) -> ImageList:
+def images_to_predict(images: Sequence[str], pixels: PixelConfig = AS_STORED) -> ImageList:
+    """Paths of images, or one folder, table or data set by its name; UserError for a folder among several paths."""
     if len(images) == 1:
         return as_image_list(images[0], pixels)
     for name in images:

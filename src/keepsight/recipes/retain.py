@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from keepsight.core import Method, UserError, processes
+from keepsight.core import Method, Trainable, UserError, processes
 from keepsight.core.progress import log
 from keepsight.data.load import load_dataset
 from keepsight.data.streams import Stream
@@ -23,6 +24,7 @@ from keepsight.methods.retention import Attached, Retained
 from keepsight.methods.weight_rules import FtpConfig, SpdConfig, TpgmConfig, learn_radii, make_rule
 from keepsight.objectives.weight_space import between
 from keepsight.recipes.context import Cell, Context
+from keepsight.recipes.retain_settings import RetainConfig
 from keepsight.recipes.within import check_limit, keep_within
 from keepsight.train import BatchSource, WithReference, load_trained_state, trained_state
 
@@ -49,29 +51,52 @@ def attach(context: Context, cell: Cell, method: Method, encoder: TunedBackbone,
             f"The penalty {odd[0]} compares probabilities of classes that exclude each other, and {context.dataset.name} is "
             "multi-label: use one on features, such as procrustes or distill."
         )
-    during = [rule for rule in config.rules if not isinstance(rule, TpgmConfig)]
-    wanted = [penalty for penalty in config.penalties if penalty.weight]
-    if not wanted and not during:
+    if not _anything(config):
         return method
-    held = (
-        anchors(encoder)
-        if during or (any(isinstance(p, L2SpConfig) for p in wanted) and not encoder.has_adapters)
-        else []
-    )
     head = method.head
     assert isinstance(head, torch.nn.Module)
     pool = np.concatenate([cell.labelled, cell.unlabelled])
-    needs_pool = any(isinstance(p, RiftCovConfig) and p.source == "cached" for p in wanted)
+    needs_pool = any(isinstance(p, RiftCovConfig) and p.weight and p.source == "cached" for p in config.penalties)
     about = About(
         features=int(context.extractor.features(pool[:1], context.readout).shape[1]),
         depth=max(context.readout.blocks),
         classes=len(context.dataset.classes),
         seed=cell.seed,
         head=head,
-        pairs=pairs(held),
-        peft=encoder.peft_model,
         pool_NF=context.extractor.features(pool, context.readout) if needs_pool else None,
     )
+    kept = config.kept_mib if comes_again and config.reference_images is None else 0
+    return retained(config, method, encoder, head, about, kept)
+
+
+def _anything(config: RetainConfig) -> bool:
+    """Whether something happens during the training."""
+    return any(p.weight for p in config.penalties) or any(not isinstance(r, TpgmConfig) for r in config.rules)
+
+
+def retained(
+    config: RetainConfig,
+    method: Trainable,
+    encoder: TunedBackbone,
+    head: Callable[[Tensor], Tensor],
+    about: About,
+    kept_mib: int,
+) -> Retained:
+    """Anything trained, with the penalties and rules of a config.
+
+    Args:
+        config: See `RetainConfig`.
+        method: Tunes `encoder`.
+        encoder: Not trained yet: what is there now is what is kept.
+        head: From read-out features [B, F] to class logits.
+        about: What penalties are told, but for the weights.
+        kept_mib: See `Reference`.
+    """
+    during = [rule for rule in config.rules if not isinstance(rule, TpgmConfig)]
+    wanted = [penalty for penalty in config.penalties if penalty.weight]
+    needs_weights = any(isinstance(p, L2SpConfig) for p in wanted) and not encoder.has_adapters
+    held = anchors(encoder) if during or needs_weights else []
+    about = replace(about, pairs=pairs(held), peft=encoder.peft_model)
     made = [(penalty, make_penalty(penalty, about)) for penalty in wanted]
     names = [penalty.name for penalty in wanted]
     attached = [
@@ -79,8 +104,7 @@ def attach(context: Context, cell: Cell, method: Method, encoder: TunedBackbone,
         for i, (p, penalty) in enumerate(made)
     ]
     looks_back = any(penalty.uses_reference for _, penalty in made)
-    kept = config.kept_mib if comes_again and config.reference_images is None else 0
-    reference = Reference(encoder, kept) if looks_back else None
+    reference = Reference(encoder, kept_mib) if looks_back else None
     rules = [make_rule(rule, held) for rule in during if isinstance(rule, FtpConfig | SpdConfig)]
     return Retained(method, encoder, head, attached, reference, rules)
 

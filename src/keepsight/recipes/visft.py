@@ -25,7 +25,7 @@ from keepsight.recipes.folder import SEAL, check_own_folder, environment, log_fi
 from keepsight.recipes.suite import check_suite, load_suite
 from keepsight.recipes.visft_data import Scenes, kept_maps, made_of, open_backbone, open_scenes
 from keepsight.recipes.visft_heads import TrainedHead, trained_head
-from keepsight.recipes.visft_joint import Choice, Probed, Tuned, tune_jointly
+from keepsight.recipes.visft_joint import Choice, Probed, Tuned, check_retention, tune_jointly
 from keepsight.recipes.visft_measure import Measured, ReadMaps, from_backbone, from_maps, measure_all
 from keepsight.recipes.visft_settings import VisftConfig
 from keepsight.recipes.within import Watched
@@ -96,6 +96,7 @@ def visft(
 
 
 def _check(config: VisftConfig, path: Path, own: Mapping[Task, TaskHead]) -> None:
+    check_retention(config)
     odd = [task for task in own if task not in config.tasks]
     if odd:
         raise UserError(f"A head was given for {odd[0]}, which is not among the tasks ({', '.join(config.tasks)}).")

@@ -13,14 +13,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from keepsight.core import Backbone, Config, Readout, Task, TaskHead, processes
+from keepsight.core import Backbone, Config, Readout, Task, TaskHead, Trainable, UserError, processes
 from keepsight.core.files import atomic_directory, is_sound, write_text
 from keepsight.core.progress import log
 from keepsight.data.streams import Stream
 from keepsight.evaluate.cost import measured
 from keepsight.export.adapter import FusedAdapter, fused_adapter
 from keepsight.methods.encoder import TunedBackbone
+from keepsight.methods.penalties_feature import RiftCovConfig
+from keepsight.methods.penalty_parts import About
 from keepsight.methods.visft import JointTuning, check_probabilities, task_of_step
+from keepsight.methods.weight_rules import TpgmConfig
+from keepsight.recipes.retain import retained
 from keepsight.recipes.visft_data import Scenes
 from keepsight.recipes.visft_measure import MAIN, from_map, measure_all
 from keepsight.recipes.visft_settings import VisftConfig
@@ -165,6 +169,43 @@ def joint_method(
     return JointTuning(encoder, heads, config.joint.dropout_in_heads)
 
 
+WITH_CLASSES = ("lwf", "r3f", "r4f", "pdr")
+"""Penalties on class probabilities, which stage 2 has none of."""
+
+
+def check_retention(config: VisftConfig) -> None:
+    """Raise UserError where stage 2 cannot have what `joint.retain` names."""
+    retain = config.joint.retain
+    odd: list[str] = [p.name for p in retain.penalties if p.name in WITH_CLASSES]
+    odd += [p.name for p in retain.penalties if isinstance(p, RiftCovConfig) and p.source == "cached"]
+    odd += [rule.name for rule in retain.rules if isinstance(rule, TpgmConfig)]
+    odd += ["wise-ft"] * (retain.wise_ft != 1) + ["soup"] * (retain.soup > 1)
+    odd += ["reference_images"] * (retain.reference_images is not None)
+    if odd:
+        raise UserError(
+            f"Stage 2 of ViSFT cannot have the retention {odd[0]}: it has no class probabilities, and chooses a rung by itself; "
+            "use penalties on features or weights, such as procrustes, distill or l2-sp, or the rules ftp and spd."
+        )
+
+
+def with_retention(config: VisftConfig, method: JointTuning) -> Trainable:
+    """Stage 2 with the penalties and rules of `joint.retain`, or itself where there are none."""
+    retain, encoder = config.joint.retain, method.encoder
+    if not retain:
+        return method
+    size = encoder.backbone.preprocessing.size
+    with torch.no_grad():
+        width = encoder.read(torch.zeros(1, 3, size, size)).shape[1]
+    about = About(features=width, depth=max(encoder.readout.blocks), classes=0, seed=config.seed)
+
+    def no_classes(x_BF: Tensor) -> Tensor:
+        raise ValueError(f"stage 2 has no class probabilities of {len(x_BF)} images")
+
+    return retained(
+        retain, method, encoder, no_classes, about, retain.kept_mib if config.joint.augmentation is None else 0
+    )
+
+
 def tune_jointly(
     config: VisftConfig,
     backbone: Backbone,
@@ -208,10 +249,11 @@ def tune_jointly(
         del step, figures
         times.append(time.monotonic())
 
+    trained = with_retention(config, method)
     torch.manual_seed(config.seed)
     training = stage.training.model_copy(update={"validate_every": stage.ladder, "patience": 0})
     with measured() as cost:
-        train(method, batches, stage.steps, training, folder / "checkpoints", None, report, "joint tuning", look)
+        train(trained, batches, stage.steps, training, folder / "checkpoints", None, report, "joint tuning", look)
     rungs |= {step: ladder.look(step) for step in range(stage.ladder, stage.steps, stage.ladder) if step not in rungs}
     climbed = tuple(rungs[step] for step in sorted(rungs))
     chosen = climbed[choose_rung(climbed, stage.select)]
