@@ -180,3 +180,7 @@ def test_weight_decay_spares_vectors(tmp_path: Path) -> None:
     train(method, batches(), 3, TrainConfig(optim=OptimConfig(weight_decay=0.5, lr=0.1)), tmp_path)
     assert torch.equal(method.network[0].bias, torch.ones(16))
     assert method.network[0].weight.abs().sum() < before.abs().sum()
+
+
+def test_no_precision_may_be_written_as_yaml_reads_it() -> None:
+    assert TrainConfig.model_validate({"precision": False}).precision == "no"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from keepsight.core import Backbone, Batch, Config, Trainable, UserError, processes
@@ -56,6 +56,11 @@ class TrainConfig(Config):
     patience: int = Field(default=5, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     checkpoint_steps: int | None = Field(default=None, ge=1)
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision(cls, given: Any) -> Any:
+        return "no" if given is False else given  # YAML's word for no
 
 
 @dataclass(slots=True)
