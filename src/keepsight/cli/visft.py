@@ -38,7 +38,7 @@ def visft(
     """Train task heads on a frozen backbone, tune the backbone through them, and take it away.
 
     [bold]keepsight visft scenes/[/bold]
-    [bold]keepsight visft coco/ --tasks detection,captioning --backbone eva02_base_patch14_224 joint.steps=1000[/bold]
+    [bold]keepsight visft coco/ --tasks detection,captioning --backbone eva02_base_patch16_clip_224 joint.steps=1000[/bold]
     """
     from keepsight.recipes.visft import visft as run_visft
     from keepsight.recipes.visft_config import visft_config
