@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=56)
     parser.add_argument("--test", type=int, default=1500)
     parser.add_argument("--pool", type=int, default=None)
-    parser.add_argument("--only", default="", help="variants whose name contains this, and the method as it is")
+    parser.add_argument("--only", default="", help="variants whose name contains one of these (comma-separated), and the method as it is")
     arguments = parser.parse_args()
     variants = EVERYTHING if arguments.base == "content-style" else PAPER
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def main() -> None:
         print(f"{arguments.base}: {about}, {len(cells)} draws", file=sys.stderr)
         reference = np.empty(0)
         for name, change in variants.items():
-            if arguments.only not in name and name != "as it is":
+            if not any(part in name for part in arguments.only.split(",")) and name != "as it is":
                 continue
             start = time.perf_counter()
             errors = np.array([error(context, cell, changed(base, change)) for cell in cells])
