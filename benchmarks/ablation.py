@@ -144,7 +144,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=56)
     parser.add_argument("--test", type=int, default=1500)
     parser.add_argument("--pool", type=int, default=None)
-    parser.add_argument("--only", default="", help="variants whose name contains one of these (comma-separated), and the method as it is")
+    parser.add_argument(
+        "--only", default="", help="words, comma-separated: variants whose name has one, and the method as it is"
+    )
     arguments = parser.parse_args()
     variants = EVERYTHING if arguments.base == "content-style" else PAPER
     with tempfile.TemporaryDirectory() as folder:
