@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from keepsight.core import Answer, Objects, SceneDataset, Target
 from keepsight.data.arrays import ArrayImages
-from keepsight.evaluate.coco import APs, Located, average_precision, encoded
+from keepsight.data.masks import encode_mask
+from keepsight.evaluate.coco import APs, Located, average_precision
 from keepsight.heads.attention import LayerConfig
 from keepsight.heads.segmentation import MaskNetConfig, MaskOutput
 from keepsight.methods.segmentation import PAPER, MaskHead, SegmentationConfig, mask_boxes
@@ -155,7 +156,12 @@ def test_the_paper_s_settings() -> None:
 
 def _scored(answers: list[Answer], targets: tuple[Target, ...]) -> APs:
     located = [
-        Located((a.boxes * SIZE).numpy(), a.classes.numpy(), a.scores.numpy(), encoded(a.masks.numpy()))
+        Located(
+            (a.boxes * SIZE).numpy(),
+            a.classes.numpy(),
+            a.scores.numpy(),
+            tuple(encode_mask(mask) for mask in a.masks.numpy()),
+        )
         for a in answers
     ]
     objects = tuple(
@@ -163,7 +169,7 @@ def _scored(answers: list[Answer], targets: tuple[Target, ...]) -> APs:
             (mask_boxes(t.masks) * SIZE).numpy(),
             t.classes.numpy(),
             np.zeros(len(t.classes), dtype=bool),
-            encoded(t.masks.numpy()),
+            tuple(encode_mask(mask) for mask in t.masks.numpy()),
         )
         for t in targets
     )
