@@ -99,6 +99,8 @@ def test_a_run_leaves_heads_records_predictions_pictures_and_a_backbone(finished
         change = by[part, "mask visft", "mask_ap50_change"]
         assert change.before == by[part, "mask stage 1", "mask_ap50"].value
         assert change.value == pytest.approx(by[part, "mask visft", "mask_ap50"].value - (change.before or 0))
+        if finished.choice is not None and not finished.choice.step:  # the untouched backbone compared with itself
+            assert (change.value, change.ci_low, change.ci_high) == (0, 0, 0)
     said = json.loads((path / "predictions/captioning-test-seen.json").read_text())
     assert {one["image_id"] for one in said} == set(range(130, 136))
     found = json.loads((path / "predictions/detection-test-seen.json").read_text())

@@ -133,7 +133,11 @@ def _run(
     }
     heads: dict[Task, TaskHead] = {task: one.head for task, one in made.items()}
     parts = tuple(scenes.measured())
-    before = _measured(heads, lambda part: from_maps(maps[part]), backbone, scenes, parts)
+    # Kept maps are in half precision: what is compared with stage 2 passes the backbone as stage 2 does.
+    exact = from_backbone(backbone, blocks, scenes.dataset)
+    before = _measured(
+        heads, lambda part: exact if config.joint.steps else from_maps(maps[part]), backbone, scenes, parts
+    )
     tuned, after = None, None
     if config.joint.steps:
         probed = _probes(config, backbone, blocks)
