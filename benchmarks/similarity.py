@@ -236,6 +236,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small sizes only")
+    parser.add_argument("--sizes", nargs="*", help="N:D in place of all of them")
+    parser.add_argument(
+        "--streams", nargs="*", type=int, help="numbers of features that are never held, in place of those"
+    )
     parser.add_argument(
         "--one", nargs=3, metavar=("WAY", "N", "D"), help="measure one in this process (used by the benchmark itself)"
     )
