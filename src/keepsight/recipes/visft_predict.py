@@ -24,7 +24,7 @@ from keepsight.recipes.visft_heads import VOCABULARY, read_head
 from keepsight.recipes.visft_measure import located
 from keepsight.recipes.visft_settings import VisftConfig
 from keepsight.report.scene_pictures import Shown, drawn
-from keepsight.report.visft import FACTS, read_visft_facts
+from keepsight.report.visft import read_visft_facts
 
 SHAPES: tuple[Task, ...] = ("detection", "segmentation")
 
@@ -38,11 +38,6 @@ class SceneModel:
     heads: Mapping[Task, TaskHead]
     classes: tuple[str, ...]
     words: Words | None
-
-
-def is_visft(path: str | Path) -> bool:
-    """Whether a folder holds a run of ViSFT."""
-    return (Path(path) / FACTS).is_file()
 
 
 def load_scene_model(path: str | Path) -> SceneModel:
