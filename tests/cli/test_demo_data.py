@@ -66,3 +66,17 @@ def test_a_filled_folder_is_refused_in_one_sentence(
     assert run(monkeypatch, "demo-data", "scenes", str(tmp_path / "x"), "--source", "photos") == 2
     assert "--source 'photos' is not known" in " ".join(capsys.readouterr().err.split())
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_template_captions_are_the_first_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {}
+    for kind in ("all", "template"):
+        folder = tmp_path / kind
+        words = ("--images", "6", "--val", "1", "--test", "1", "--size", "48", "--captions", kind)
+        assert run(monkeypatch, "demo-data", "scenes", str(folder), *words) == 0
+        found = json.loads((folder / "annotations" / "captions_train.json").read_text())["annotations"]
+        said[kind] = [(each["image_id"], each["caption"]) for each in found]
+    firsts = dict(reversed(said["all"]))
+    assert said["template"] == list(firsts.items())[::-1]
+    assert len(said["all"]) > len(said["template"]) == 6
+    assert run(monkeypatch, "demo-data", "scenes", str(tmp_path / "no"), "--captions", "some") == 2

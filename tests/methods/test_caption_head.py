@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,17 @@ def test_while_training_one_caption_is_drawn_and_all_by_option(kind: str) -> Non
     every = head(kind, all_captions=True).train()(x, three)["caption"]
     torch.testing.assert_close(every, owner.eval()(x, three)["caption"])
     assert round(every.item(), 4) not in each
+
+
+def test_the_drawn_caption_depends_on_the_images_own_draw_alone() -> None:
+    owner, x = head("transformer").train(), maps()
+    drawn = [tuple(replace(t, draw=(number, place)) for place, t in enumerate(targets())) for number in range(20)]
+    first = [owner(x, each)["caption"].item() for each in drawn]
+    assert len({round(value, 5) for value in first}) > 3
+    torch.manual_seed(9)
+    order = [2, 0, 3, 1]
+    again = [owner(x[order], tuple(each[i] for i in order))["caption"].item() for each in drawn]
+    assert again == pytest.approx(first, abs=1e-5)
 
 
 def test_answers_are_generated_and_need_no_company() -> None:

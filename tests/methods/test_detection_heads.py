@@ -242,6 +242,22 @@ def test_noise_stays_within_its_bounds_and_keeps_the_truth() -> None:
     assert add_noise((many,), CLASSES, 5, 0.4, 0.2).queries.groups == 1
 
 
+def test_noise_is_a_function_of_the_images_draw() -> None:
+    """Neither the order of the images nor the state of torch's generator changes it."""
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4]])
+    one, two = (
+        Target(boxes, torch.tensor([1]), draw=(5, 0)),
+        Target(boxes.repeat(2, 1), torch.tensor([0, 3]), draw=(5, 1)),
+    )
+    plain, swapped = (add_noise(each, CLASSES, 3, 0.4, 0.5).queries for each in ((one, two), (two, one)))
+    assert torch.equal(plain.boxes.flip(0), swapped.boxes)
+    assert torch.equal(plain.classes.flip(0), swapped.classes)
+    assert not torch.equal(plain.boxes[0, 0], plain.boxes[1, 0])
+    later = add_noise((Target(boxes, torch.tensor([1]), draw=(6, 0)), two), CLASSES, 3, 0.4, 0.5).queries
+    assert not torch.equal(later.boxes[0], plain.boxes[0])
+    assert torch.equal(later.boxes[1], plain.boxes[1])
+
+
 def test_denoising_needs_queries_with_boxes() -> None:
     with pytest.raises(ValueError, match="denoising needs queries with boxes"):
         DetrConfig(net=LEARNED)
@@ -254,6 +270,19 @@ def test_the_papers_head_is_of_the_papers_size() -> None:
     assert len(made.net.encoder) == len(made.net.decoder) == 6
     assert made.net.judge.classes.out_features == 81
     assert made.net.task_token is not None
+
+
+@every_head
+def test_queries_on_one_object_leave_the_surest_to_answer(config: DetrConfig | DenseConfig) -> None:
+    maps = torch.randn(3, CHANNELS, 6, 5, generator=torch.Generator().manual_seed(1))
+    every, few = (head(config.model_copy(update={"overlap": overlap})).eval() for overlap in (1.0, 0.05))
+    for loose, tight in zip(every.answers(maps), few.answers(maps), strict=True):
+        apart = tight.boxes.unique(dim=0)
+        assert len(apart) < len(loose.boxes.unique(dim=0))
+        assert box_iou(apart, apart).fill_diagonal_(0).max() <= 0.05
+        assert tight.scores[0] == loose.scores[0]
+        left = {(*box, name) for box, name in zip(tight.boxes.tolist(), tight.classes.tolist(), strict=True)}
+        assert len(left) == len(apart) * CLASSES  # a query that answers does so with all of its classes
 
 
 def test_a_dense_head_answers_one_box_where_many_places_agree() -> None:

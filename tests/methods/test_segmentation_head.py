@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_every_image_counts(name: str) -> None:
             moved = list(targets)
             moved[image] = Target(targets[image].boxes, targets[image].classes, ~targets[image].masks)
             assert losses(head(), maps, tuple(moved))[name] != losses(head(), maps, targets)[name]
+
+
+def test_points_are_a_function_of_the_step() -> None:
+    maps, targets = painted((2, 0, 1))
+    steps = [tuple(replace(t, draw=(number, place)) for place, t in enumerate(targets)) for number in (4, 4, 5)]
+    of = head()
+    first, again, later = (of(maps, each) for each in steps)
+    assert first == again
+    assert first["bce"] != later["bce"]
 
 
 def test_images_without_objects() -> None:

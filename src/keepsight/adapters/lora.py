@@ -174,7 +174,9 @@ def _with_plain_lora(x: Tensor, outputs: Tensor, parts: tuple[nn.Module, ...]) -
             first += b.shape[1]
         else:
             rows.append(outputs.new_zeros(outputs.shape[-1] // len(parts), len(a)))
-    return outputs + F.linear(F.linear(x, a), torch.cat(rows))
+    # One product that adds to the outputs: no second tensor of their size.
+    added = torch.addmm(outputs.flatten(0, -2), F.linear(x, a).flatten(0, -2), torch.cat(rows).T)
+    return added.view_as(outputs)
 
 
 def split_qkv(network: nn.Module) -> list[str]:

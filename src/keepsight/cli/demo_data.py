@@ -34,6 +34,9 @@ def scenes(
     source: Annotated[
         str, typer.Option(help="'stamps' of Tux Paint, MNIST's 'digits', or 'auto': stamps where they are installed.")
     ] = "auto",
+    captions: Annotated[
+        str, typer.Option(help="'all' of an image, or its 'template' of category and arrangement alone.")
+    ] = "all",
 ) -> None:
     """Write scenes in COCO's format: real stamps on real photographs, with boxes, masks and captions.
 
@@ -42,9 +45,13 @@ def scenes(
     from keepsight.core.errors import UserError
     from keepsight.data.scenes import ScenesConfig, write_scenes
 
-    match source:
-        case "auto" | "stamps" | "digits":
-            config = ScenesConfig(images=images, val=val, test=test, seed=seed, size=size, source=source)
+    match source, captions:
+        case "auto" | "stamps" | "digits", "all" | "template":
+            config = ScenesConfig(
+                images=images, val=val, test=test, seed=seed, size=size, source=source, captions=captions
+            )
+        case "auto" | "stamps" | "digits", _:
+            raise UserError(f"--captions {captions!r} is not known: choose 'all' or 'template'.")
         case _:
             raise UserError(f"--source {source!r} is not known: choose 'stamps', 'digits' or 'auto'.")
     dataset = write_scenes(folder, config)

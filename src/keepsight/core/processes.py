@@ -132,6 +132,15 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def largest(value: int, device: torch.device | None = None) -> int:
+    """The greatest of the processes' numbers: one number is exchanged."""
+    if not distributed.is_initialized():
+        return value
+    number = torch.tensor(value, device=device)
+    distributed.all_reduce(number, op=distributed.ReduceOp.MAX)
+    return int(number.item())
+
+
 def any_true(value: bool, device: torch.device | None = None) -> bool:
     """Whether it is true on some process: one number is exchanged."""
     if not distributed.is_initialized():

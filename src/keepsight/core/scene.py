@@ -99,16 +99,21 @@ class Target:
         classes: [N] int64.
         masks: [N, S, S] bool at the input's size; [0, 0, 0] where masks are not asked for.
         words: [C, T] int64: captions as word indices, begun and ended, filled up with 0; [0, 0] where not asked for.
+        draw: A number of the step, drawn from the run's seed, and the image's place in the global batch. What a head draws at
+            random (noise, points, one of several captions) is a function of them, whichever process has the image; None outside of
+            a run.
     """
 
     boxes: Tensor = field(default_factory=lambda: _nothing(0, 4))
     classes: Tensor = field(default_factory=lambda: _nothing(0, dtype=torch.int64))
     masks: Tensor = field(default_factory=lambda: _nothing(0, 0, 0, dtype=torch.bool))
     words: Tensor = field(default_factory=lambda: _nothing(0, 0, dtype=torch.int64))
+    draw: tuple[int, int] | None = None
 
     def to(self, device: torch.device) -> Target:
         """The same on a device."""
-        return Target(*(each.to(device) for each in (self.boxes, self.classes, self.masks, self.words)))
+        boxes, classes, masks, words = (each.to(device) for each in (self.boxes, self.classes, self.masks, self.words))
+        return Target(boxes, classes, masks, words, self.draw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from keepsight.data.files import FileImages
 from keepsight.data.masks import encode_mask, mask_box
 from keepsight.data.scene_captions import Placed, captions_of
 from keepsight.data.scene_stamps import Stamp, StampSource, held_out, load_stamps
+
+SceneCaptions = Literal["all", "template"]
 
 PARTS = ("train", "val", "test-seen", "test-unseen")
 """Held-out stamps are in the last part alone; the others show the training stamps, each in compositions of its own."""
@@ -60,6 +62,7 @@ class ScenesConfig(Config):
         val: Validation images; a sixth of the training images by default.
         test: Images of each of the two test parts; an eighth of the training images by default.
         seed: Of everything that is drawn.
+        split: Seed of which stamps are held out; `seed` by default. Sets of one split hold out the same stamps.
         size: Side of the images, px.
         objects: Most stamps an image.
         scale: The longer side of a stamp, smallest and largest share of the image's side.
@@ -67,18 +70,21 @@ class ScenesConfig(Config):
             left out if it never fits.
         held_out: Share of each category's stamps that only `test-unseen` shows.
         source: ``stamps`` of Tux Paint, MNIST's ``digits``, or ``auto``: stamps where they are installed.
+        captions: ``all`` that `captions_of` gives, or its ``template`` of category and arrangement alone.
     """
 
     images: int = Field(default=1200, ge=1)
     val: int | None = Field(default=None, ge=0)
     test: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
+    split: int | None = Field(default=None, ge=0)
     size: int = Field(default=168, ge=32, le=4096)
     objects: int = Field(default=3, ge=1, le=8)
     scale: tuple[float, float] = (0.3, 0.65)
     hidden: float = Field(default=0.4, ge=0, lt=1)
     held_out: float = Field(default=0.25, gt=0, lt=1)
     source: StampSource = "auto"
+    captions: SceneCaptions = "all"
 
     def counts(self) -> dict[str, int]:
         """Images by part."""
@@ -109,7 +115,7 @@ def write_scenes(folder: Path, config: ScenesConfig | None = None) -> SceneDatas
     config = ScenesConfig() if config is None else config
     refuse_filled(folder)
     source, pool = load_stamps(config.source)
-    unseen = held_out(pool, config.held_out, config.seed)
+    unseen = held_out(pool, config.held_out, config.seed if config.split is None else config.split)
     photographs = load_photographs()
     with atomic_directory(folder) as place:
         dataset = _write_images(place, config, pool, unseen, [image for _, image in photographs])
@@ -177,7 +183,8 @@ def _write_images(
                 (place / names[-1]).write_bytes(data.getvalue())
                 masks = [encode_mask(mask) for mask in scene.masks]
                 objects.append(_objects(scene, masks, classes))
-                captions.append(_captions(scene, objects[-1], config.size))
+                found = _captions(scene, objects[-1], config.size)
+                captions.append(found if config.captions == "all" else found[:1])
                 parts.append(part)
                 track.advance()
     return SceneDataset(

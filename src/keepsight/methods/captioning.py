@@ -13,6 +13,7 @@ from keepsight.core import Answer, Config, Target, Task, TaskHead, processes
 from keepsight.data.words import BEGIN, END, FILLING, SPECIAL, UNKNOWN
 from keepsight.heads.beam import beam_search
 from keepsight.heads.caption import CaptionNet, LstmNet, TransformerNet
+from keepsight.methods.draws import of_image
 from keepsight.objectives.captions import doubly_stochastic, next_word
 
 
@@ -63,7 +64,7 @@ PAPER = CaptionConfig(kind="lstm", width=384, dropout=0.5)
 class CaptionHead(TaskHead):
     """Captions from a map of features [B, C, h, w].
 
-    While training, one of an image's captions is drawn at random at each step (torch's global generator), or all are learned from
+    While training, one of an image's captions is drawn at random at each step (`Target.draw`), or all are learned from
     (`all_captions`); in evaluation mode the loss is of all. It is a mean over the words of the global batch. Images without a
     caption contribute nothing.
 
@@ -92,7 +93,7 @@ class CaptionHead(TaskHead):
         """ "caption": nats per word; "attention" (LSTM): see `objectives.captions.doubly_stochastic`."""
         words_BCT = _stacked(targets).to(map_BChw.device)
         if self.training and not self.config.all_captions:
-            words_BCT = _one_each(words_BCT)
+            words_BCT = _one_each(words_BCT, targets)
         given_BCT, next_BCT = words_BCT[..., :-1], words_BCT[..., 1:]
         said_BCT = next_BCT != FILLING
         counts = processes.averaged(torch.stack([said_BCT.sum(), said_BCT.any(dim=2).sum()]).float())
@@ -134,10 +135,13 @@ def _stacked(targets: tuple[Target, ...]) -> Tensor:
     )
 
 
-def _one_each(words_BCT: Tensor) -> Tensor:
+def _one_each(words_BCT: Tensor, targets: tuple[Target, ...]) -> Tensor:
     """One caption [B, 1, T] of each image, drawn at random from those it has; as short as the longest drawn."""
     there_BC = (words_BCT != FILLING).any(dim=2)
-    draw_BC = torch.rand(there_BC.shape).to(there_BC.device).masked_fill(~there_BC, -1.0)
-    words_B1T = words_BCT[torch.arange(len(words_BCT), device=words_BCT.device), draw_BC.argmax(dim=1)][:, None]
+    count_B = there_BC.sum(dim=1)
+    u_B = torch.stack([torch.rand((), generator=of_image(target)) for target in targets]).to(words_BCT.device)
+    chosen_B = torch.minimum((u_B * count_B).long(), (count_B - 1).clamp(min=0))
+    row_B = (there_BC.cumsum(dim=1) > chosen_B[:, None]).int().argmax(dim=1)
+    words_B1T = words_BCT[torch.arange(len(words_BCT), device=words_BCT.device), row_B][:, None]
     longest = int((words_B1T != FILLING).sum(dim=2).max())
     return words_B1T[..., : max(longest, 2)]

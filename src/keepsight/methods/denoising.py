@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from keepsight.core import Target
+from keepsight.core import Target, processes
 from keepsight.heads.detection import NoisedQueries
+from keepsight.methods.draws import of_image
 
 # However many objects an image has, the noised queries stay near this number: attention among queries grows with its square.
 _MOST_QUERIES = 200
@@ -26,9 +27,10 @@ class Noised:
 
 
 def add_noise(targets: Sequence[Target], classes: int, groups: int, box_noise: float, class_noise: float) -> Noised:
-    """Every object of a batch `groups` times (fewer where an image has many), each with its own noise (torch's global generator).
+    """Every object of a batch `groups` times (fewer where an image has many), each with its own noise (`Target.draw`).
 
-    A batch without objects gives one empty place a group, so that the same parameters take part in every step.
+    Every process has as many places as the fullest image of the global batch needs. A batch without objects gives one empty place a
+    group, so that the same parameters take part in every step.
 
     Args:
         targets: Of each image.
@@ -37,7 +39,8 @@ def add_noise(targets: Sequence[Target], classes: int, groups: int, box_noise: f
         box_noise: Centres move by up to this share of half the box's side; sides change by up to this share of themselves.
         class_noise: Probability of a drawn class.
     """
-    most = max([1, *(len(target.classes) for target in targets)])
+    device = targets[0].boxes.device
+    most = processes.largest(max([1, *(len(target.classes) for target in targets)]), device)
     groups = min(groups, max(1, _MOST_QUERIES // most))
     names_BN, boxes_BN4 = (
         pad_sequence([*rows, rows[0].new_zeros(most, *rows[0].shape[1:])], batch_first=True)[:-1]
@@ -50,9 +53,10 @@ def add_noise(targets: Sequence[Target], classes: int, groups: int, box_noise: f
         boxes_BN4.repeat(1, groups, 1),
         present_BN.repeat(1, groups),
     )
-    drawn_BM = torch.randint(classes, names_BM.shape, device=names_BM.device)
-    wrong_BM = torch.rand(names_BM.shape, device=names_BM.device) < class_noise
-    noise_BM4 = box_noise * (2 * torch.rand_like(boxes_BM4) - 1)
+    u_BM6 = torch.stack([torch.rand(groups * most, 6, generator=of_image(target)) for target in targets]).to(device)
+    drawn_BM = (u_BM6[..., 0] * classes).long().clamp(max=classes - 1)
+    wrong_BM = u_BM6[..., 1] < class_noise
+    noise_BM4 = box_noise * (2 * u_BM6[..., 2:] - 1)
     centres_BM2, sizes_BM2 = boxes_BM4[..., :2], boxes_BM4[..., 2:]
     moved_BM4 = torch.cat(
         [centres_BM2 + noise_BM4[..., :2] * sizes_BM2 / 2, sizes_BM2 * (1 + noise_BM4[..., 2:])], dim=2

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from keepsight.core import Answer, Config, Target, TaskHead
 from keepsight.core.processes import averaged
@@ -45,6 +45,8 @@ class DetrConfig(Config):
         denoising: How many times every object comes with noise, in training mode; 0 for never.
         box_noise: See `denoising.add_noise`.
         class_noise: See there.
+        overlap: Of two queries whose boxes have a higher IoU only the surer one answers; 1 lets all answer, as in DETR. A decoder
+            that learnt for minutes leaves several queries on one object (docs/log.md).
     """
 
     net: DetrNetConfig = DetrNetConfig()
@@ -55,6 +57,7 @@ class DetrConfig(Config):
     denoising: int = Field(default=3, ge=0)
     box_noise: float = Field(default=0.4, ge=0, lt=1)
     class_noise: float = Field(default=0.2, ge=0, le=1)
+    overlap: float = Field(default=0.6, gt=0, le=1)
 
     @model_validator(mode="after")
     def _noise_needs_boxes(self) -> DetrConfig:
@@ -77,6 +80,7 @@ PAPER_DETR = DetrConfig(
         layer=LayerConfig(heads=8, feedforward=1024, dropout=0.1, norm_first=False),
     ),
     denoising=0,
+    overlap=1.0,
 )
 """ViSFT's detection head (published training code): learns over 150,000 steps, and next to nothing in minutes."""
 
@@ -168,12 +172,18 @@ class DetrHead(TaskHead):
         out = self.net(map_BChw)
         logits_BQJ, boxes_BQ4 = out.logits[-1], to_corners(out.boxes[-1]).clamp(0, 1)
         scores_BQJ = logits_BQJ.softmax(dim=2) if self.config.net.background else logits_BQJ.sigmoid()
-        scores_BP = scores_BQJ[..., : self.classes].flatten(1)
-        best_BN, index_BN = scores_BP.topk(min(ANSWERS, scores_BP.shape[1]), dim=1)
-        return [
-            Answer(boxes_Q4[index_N // self.classes], index_N % self.classes, best_N)
-            for boxes_Q4, best_N, index_N in zip(boxes_BQ4, best_BN, index_BN, strict=True)
-        ]
+        scores_BQK = scores_BQJ[..., : self.classes]
+        return [_best(*each, self.config.overlap) for each in zip(boxes_BQ4, scores_BQK, strict=True)]
+
+
+def _best(boxes_Q4: Tensor, scores_QK: Tensor, overlap: float) -> Answer:
+    """The best pairs of a box and a class, of boxes that do not overlap a surer one by more than that."""
+    if overlap < 1:
+        kept = nms(boxes_Q4, scores_QK.amax(dim=1), overlap)
+        boxes_Q4, scores_QK = boxes_Q4[kept], scores_QK[kept]
+    classes = scores_QK.shape[1]
+    best_N, index_N = scores_QK.flatten().topk(min(ANSWERS, scores_QK.numel()))
+    return Answer(boxes_Q4[index_N // classes], index_N % classes, best_N)
 
 
 def object_count(targets: Sequence[Target], like: Tensor) -> Tensor:
@@ -191,7 +201,7 @@ class DenseConfig(Config):
         giou: Weight of the generalised IoU.
         quality: Weight of the predicted IoU.
         radius: A place learns a box only within so many strides of its centre (centre sampling).
-        overlap: Of two boxes of one class with a higher IoU the better one stays.
+        overlap: Of two places whose boxes have a higher IoU only the surer one answers.
     """
 
     net: DenseNetConfig = DenseNetConfig()
@@ -244,14 +254,8 @@ class DenseHead(TaskHead):
 
     @torch.no_grad()
     def answers(self, map_BChw: Tensor) -> list[Answer]:
-        """The best boxes, 100 at most, scored by the root of class probability times expected IoU; doubles are dropped."""
+        """The best 100 pairs of a place and a class, scored by the root of class probability times expected IoU."""
         out = self.net(map_BChw)
         boxes_BP4 = from_distances(out.places, out.distances).clamp(0, 1)
-        scores_BA = (out.logits.sigmoid() * out.quality.sigmoid()[..., None]).sqrt().flatten(1)
-        best_BN, index_BN = scores_BA.topk(min(10 * ANSWERS, scores_BA.shape[1]), dim=1)
-        found = []
-        for boxes_P4, best_N, index_N in zip(boxes_BP4, best_BN, index_BN, strict=True):
-            boxes_N4, names_N = boxes_P4[index_N // self.classes], index_N % self.classes
-            kept = batched_nms(boxes_N4, best_N, names_N, self.config.overlap)[:ANSWERS]
-            found.append(Answer(boxes_N4[kept], names_N[kept], best_N[kept]))
-        return found
+        scores_BPK = (out.logits.sigmoid() * out.quality.sigmoid()[..., None]).sqrt()
+        return [_best(*each, self.config.overlap) for each in zip(boxes_BP4, scores_BPK, strict=True)]

@@ -1,11 +1,24 @@
-"""Random numbers that are a function of the seed and the step, whatever the number of processes."""
+"""Random numbers that are a function of the seed, the step and the place in the global batch, whatever the number of processes."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
-from keepsight.core import processes
+import torch
+from torch import Generator, Tensor
+
+from keepsight.core import Target, processes
+
+
+def of_step(targets: Sequence[Target]) -> Generator | None:
+    """The generator (on the CPU) of what all images of a step have in common; None, torch's global one, outside of a run."""
+    draw = targets[0].draw if targets else None
+    return None if draw is None else Generator().manual_seed(draw[0])
+
+
+def of_image(target: Target) -> Generator | None:
+    """The generator (on the CPU) of what is drawn for one image alone; None, torch's global one, outside of a run."""
+    return None if target.draw is None else Generator().manual_seed(target.draw[0] * 1_000_003 + target.draw[1] + 1)
 
 
 class Draws:

@@ -14,6 +14,7 @@ from keepsight.core import Answer, Config, Target, Task, TaskHead
 from keepsight.core.processes import averaged
 from keepsight.heads.segmentation import PAPER as PAPER_NET
 from keepsight.heads.segmentation import MaskNet, MaskNetConfig, MaskOutput
+from keepsight.methods.draws import of_step
 from keepsight.objectives.masks import (
     centre_loss,
     centre_target,
@@ -67,6 +68,7 @@ class _Truth:
         at_points: Of each image the masks there [N, P].
         objects: Their number, averaged over the processes, at least 1.
         weight: Sum of the weights of all queries' classes, averaged over the processes.
+        generator: Of the step's points, the same on all processes.
     """
 
     classes: list[Tensor]
@@ -76,6 +78,7 @@ class _Truth:
     at_points: list[Tensor]
     objects: Tensor
     weight: Tensor
+    generator: torch.Generator | None
 
 
 class MaskHead(TaskHead):
@@ -123,7 +126,8 @@ class MaskHead(TaskHead):
             raise ValueError("a mask head needs a mask for every object")
         masks = [target.masks for target in targets if len(target.masks)]
         masks_TSS = torch.cat(masks).to(out.masks) if masks else out.masks.new_zeros(0, 1, 1)
-        points = random_points(self.config.points, out.masks)
+        generator = of_step(targets)
+        points = random_points(self.config.points, out.masks, generator)
         at_points = torch.split(point_sample(masks_TSS, points.expand(len(masks_TSS), -1, -1)), lengths)
         queries = out.logits.shape[2]
         answering = sum(min(n, queries) for n in lengths)
@@ -132,7 +136,9 @@ class MaskHead(TaskHead):
         objects, weight_of_all = averaged(out.logits.new_tensor([float(sum(lengths)), weight])).unbind()
         first = [sum(lengths[:i]) for i in range(len(lengths))]
         classes = [target.classes for target in targets]
-        return _Truth(classes, masks_TSS, first, points, list(at_points), objects.clamp(min=1), weight_of_all)
+        return _Truth(
+            classes, masks_TSS, first, points, list(at_points), objects.clamp(min=1), weight_of_all, generator
+        )
 
     def _layer(self, logits_BQJ: Tensor, masks_BQHW: Tensor, truth: _Truth) -> tuple[Tensor, Tensor, Tensor]:
         """One layer's weighted losses, with its own matching."""
@@ -146,7 +152,7 @@ class MaskHead(TaskHead):
         image_M = torch.cat([torch.full_like(rows, image) for image, (rows, _) in enumerate(pairs)])
         logits_MHW = masks_BQHW[image_M, torch.cat([rows for rows, _ in pairs])]
         masks_MSS = truth.masks[torch.cat([n + columns for n, (_, columns) in zip(truth.first, pairs, strict=True)])]
-        places_MP2 = uncertain_points(logits_MHW.detach(), self.config.points)
+        places_MP2 = uncertain_points(logits_MHW.detach(), self.config.points, generator=truth.generator)
         at_MP, truth_MP = point_sample(logits_MHW, places_MP2), point_sample(masks_MSS, places_MP2)
         return (
             self.config.classes * by_class / truth.weight,

@@ -1,8 +1,8 @@
 """Losses and matching costs of masks on sampled points (PointRend; Mask2Former, section 3.3), and of where objects' centres are.
 
 Pure functions of tensors; they know no network. Masks are compared at points with coordinates in units of their sides, so that a
-predicted mask and a larger true one are never brought to one size. Random points come from torch's global generator, the same for
-every mask of a call: a loss does not depend on the order of its masks, nor on the process that holds them.
+predicted mask and a larger true one are never brought to one size. Random points are the same for every mask of a call: a loss does
+not depend on the order of its masks, nor, given a generator that is the same on all processes, on the process that holds them.
 """
 
 from __future__ import annotations
@@ -24,20 +24,26 @@ def point_sample(maps_MHW: Tensor, points_MP2: Tensor) -> Tensor:
     return sampled_M1P1[:, 0, :, 0]
 
 
-def random_points(points: int, like: Tensor) -> Tensor:
-    """Points [1, P, 2] anywhere, on the device and in the precision of a tensor."""
-    return torch.rand(1, points, 2, device=like.device, dtype=like.dtype)
+def random_points(points: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Points [1, P, 2] anywhere, in the precision of a tensor and on its device; the generator (None: torch's own) is the CPU's."""
+    return torch.rand(1, points, 2, generator=generator).to(like)
 
 
 @torch.no_grad()
-def uncertain_points(logits_MHW: Tensor, points: int, oversample: float = 3.0, importance: float = 0.75) -> Tensor:
+def uncertain_points(
+    logits_MHW: Tensor,
+    points: int,
+    oversample: float = 3.0,
+    importance: float = 0.75,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Points [M, P, 2], most of them where the mask is undecided (PointRend, section 3.1).
 
     Of `oversample` times P points anywhere, those `importance` times P with the smallest |logit| of each mask; the rest anywhere.
     """
     m, chosen = len(logits_MHW), int(importance * points)
-    anywhere_MO2 = random_points(max(int(oversample * points), chosen), logits_MHW).expand(m, -1, -1)
-    rest_MR2 = random_points(points - chosen, logits_MHW).expand(m, -1, -1)
+    anywhere_MO2 = random_points(max(int(oversample * points), chosen), logits_MHW, generator).expand(m, -1, -1)
+    rest_MR2 = random_points(points - chosen, logits_MHW, generator).expand(m, -1, -1)
     certain_MO = point_sample(logits_MHW, anywhere_MO2).abs()
     least_MC = certain_MO.topk(chosen, dim=1, largest=False).indices
     return torch.cat([anywhere_MO2.gather(1, least_MC[..., None].expand(-1, -1, 2)), rest_MR2], dim=1)

@@ -126,7 +126,7 @@ def _run(
     own: Mapping[Task, TaskHead],
     elsewhere: Path | None,
 ) -> VisftRun:
-    maps = kept_maps(path / "maps", backbone, blocks, scenes, config.flipped)
+    maps = kept_maps(path / "maps", backbone, blocks, scenes, config)
     made = {
         task: trained_head(config, task, backbone, blocks, scenes, maps, path / "heads", elsewhere, own.get(task))
         for task in config.tasks

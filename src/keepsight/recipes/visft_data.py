@@ -125,11 +125,19 @@ def open_backbone(config: VisftConfig) -> tuple[Backbone, tuple[int, ...]]:
 
 
 def kept_maps(
-    folder: Path, backbone: Backbone, blocks: tuple[int, ...], scenes: Scenes, flipped: bool
+    folder: Path, backbone: Backbone, blocks: tuple[int, ...], scenes: Scenes, config: VisftConfig
 ) -> dict[str, SceneMaps]:
-    """Maps of each part by its name ("train", "validation", tests); mirror images of the first alone."""
+    """Maps of each part by its name ("train", "validation", tests); augmented views of the first alone."""
     parts = {"train": scenes.train, **scenes.measured()}
     return {
-        name: SceneMaps(folder, backbone, blocks, scenes.dataset, indices, flipped and name == "train")
+        name: SceneMaps(
+            folder,
+            backbone,
+            blocks,
+            scenes.dataset,
+            indices,
+            config.views if name == "train" else 0,
+            config.view_augmentation,
+        )
         for name, indices in parts.items()
     }

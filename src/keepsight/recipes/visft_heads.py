@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from keepsight.core import Backbone, Config, Target, Task, TaskHead, UserError
+from keepsight.core import Backbone, Config, Task, TaskHead, UserError, processes
 from keepsight.core.files import atomic_directory, is_sound
 from keepsight.core.progress import log
 from keepsight.data.streams import Stream
@@ -26,7 +26,7 @@ from keepsight.methods.segmentation import MaskHead
 from keepsight.methods.visft import HeadAlone, weights_hash
 from keepsight.recipes.visft_data import Scenes
 from keepsight.recipes.visft_settings import VisftConfig
-from keepsight.train import MapBatches, train
+from keepsight.train import MapBatches, train, with_draws
 
 ABOUT, WEIGHTS, VOCABULARY = "head.json", "head.safetensors", "words.json"
 BATCH = 32
@@ -101,7 +101,7 @@ def key_of(config: VisftConfig, task: Task, backbone: Backbone, blocks: tuple[in
         "kind": config.detector if task == "detection" else task,
         "head": config.head(task),
         "stage": config.stage(task).model_dump(mode="json"),
-        "flipped": config.flipped and task != "captioning",
+        "views": None if task == "captioning" else [config.views, config.view_augmentation.model_dump(mode="json")],
         "seed": config.seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -202,7 +202,7 @@ def _trained(
 def head_score(
     head: TaskHead, maps: SceneMaps, indices: Any, task: Task, words: Callable[[tuple[str, ...]], torch.Tensor] | None
 ) -> Callable[[], float]:
-    """Minus the mean loss on these images, whole batches alike on all processes."""
+    """Minus the mean loss on these images, all of them on every process."""
 
     def score() -> float:
         losses, sizes = [], []
@@ -210,9 +210,9 @@ def head_score(
         for first in range(0, len(indices), BATCH):
             rows = indices[first : first + BATCH]
             plain = np.zeros(len(rows), dtype=np.int64)
-            targets: tuple[Target, ...] = maps.targets(
-                rows, plain, task == "segmentation", words if task == "captioning" else None
-            )
+            said = words if task == "captioning" else None
+            # The same points at every validation, and on every process: all must keep the same weights.
+            targets = with_draws(maps.targets(rows, plain, task == "segmentation", said), 0, first)
             with torch.no_grad():
                 found = head.losses(maps.read(rows, plain).to(device), tuple(t.to(device) for t in targets))
             losses.append(float(torch.stack(list(found.values())).sum()))
@@ -223,6 +223,12 @@ def head_score(
 
 
 def _write(folder: Path, made: TrainedHead, words: Words | None) -> None:
+    with processes.main_writes():
+        if processes.is_main():
+            _write_here(folder, made, words)
+
+
+def _write_here(folder: Path, made: TrainedHead, words: Words | None) -> None:
     with atomic_directory(folder, sealed=True) as temporary:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in made.head.state_dict().items()}
         save_file(state, temporary / WEIGHTS)

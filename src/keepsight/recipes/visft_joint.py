@@ -236,7 +236,14 @@ def tune_jointly(
     tasks = {step: task_of_step(probabilities, config.seed, step) for step in range(stage.steps)}
     words = None if scenes.words is None else scenes.words.encode
     batches = SceneBatches(
-        scenes.dataset, streams, tasks, backbone.preprocessing, stage.augmentation, words, config.seed
+        scenes.dataset,
+        streams,
+        tasks,
+        backbone.preprocessing,
+        stage.augmentation,
+        words,
+        config.seed,
+        stage.shuffled,
     )
     ladder = Ladder(folder / "ladder", method, backbone, scenes, heads, probed)
     rungs = {0: ladder.look(0)}

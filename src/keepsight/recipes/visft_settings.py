@@ -20,6 +20,8 @@ from keepsight.train import OptimConfig, TrainConfig
 
 Detector = Literal["detr", "dense"]
 
+MIRROR = SceneAugmentConfig.none().model_copy(update={"flip": 1.0})
+
 
 class HeadStage(Config):
     """Stage 1 of one task: its head on maps of the frozen backbone.
@@ -67,6 +69,7 @@ class JointStage(Config):
             the rungs that do not lose on the trained tasks; "tasks", the mean over the trained tasks' own figures; "last".
         dropout_in_heads: Frozen heads in training mode, as in the published code.
         augmentation: Of the images; null for none.
+        shuffled: The negative control: every image of a step learns the boxes, masks or captions of another one.
         training: The loop; `accumulate` is that of micro-batches.
         retain: See `keepsight tune --retain`; penalties look at the mean of the map.
     """
@@ -79,6 +82,7 @@ class JointStage(Config):
     select: Literal["probes", "tasks", "last"] = "probes"
     dropout_in_heads: bool = False
     augmentation: SceneAugmentConfig | None = None
+    shuffled: bool = False
     training: TrainConfig = TrainConfig(optim=OptimConfig(lr=1e-4, weight_decay=0.0, clip=0.1))
     retain: RetainConfig = RetainConfig()
 
@@ -95,7 +99,8 @@ class VisftConfig(Config):
         detr, dense, segmentation, captioning: The heads.
         detection_stage, segmentation_stage, captioning_stage: Stage 1 of each task.
         joint: Stage 2.
-        flipped: Boxes and masks are learnt in stage 1 from mirror images, too.
+        views: Augmented copies of every training image, whose maps are kept, too; boxes and masks are learnt in stage 1 from all.
+        view_augmentation: Of these copies, a mirror image by default; captions are learnt from the plain image.
         least_count: Words of captions that occur so often have a place in the vocabulary (5 in the paper).
         validation: Share of the training images that validates, where the data brings no part for it.
         forgetting: The probes on other data, and what is reported of them.
@@ -111,11 +116,12 @@ class VisftConfig(Config):
     dense: DenseConfig = DenseConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     captioning: CaptionConfig = CaptionConfig()
-    detection_stage: HeadStage = HeadStage()
+    detection_stage: HeadStage = HeadStage(steps=1200)
     segmentation_stage: HeadStage = HeadStage(steps=1000, batch_size=16)
     captioning_stage: HeadStage = HeadStage(steps=1200)
     joint: JointStage = JointStage()
-    flipped: bool = False
+    views: int = Field(default=1, ge=0)
+    view_augmentation: SceneAugmentConfig = MIRROR
     least_count: int = Field(default=1, ge=1)
     validation: float = Field(default=0.1, gt=0, lt=1)
     forgetting: ForgettingConfig = ForgettingConfig(per_set=500)

@@ -3,7 +3,7 @@
 from keepsight.train.batches import BatchSource, FeatureBatches, ImageBatches, StateBatches, WithReference
 from keepsight.train.checkpoint import load_trained_state, trained_state
 from keepsight.train.optim import OptimConfig
-from keepsight.train.scene_batches import MapBatches, SceneBatches
+from keepsight.train.scene_batches import MapBatches, SceneBatches, with_draws
 from keepsight.train.trainer import Outcome, TrainConfig, train
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "load_trained_state",
     "train",
     "trained_state",
+    "with_draws",
 ]
