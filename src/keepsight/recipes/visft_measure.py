@@ -72,17 +72,24 @@ def from_map(make: Callable[[Tensor], Tensor], backbone: Backbone, dataset: Scen
     return read
 
 
-def answers_of(head: TaskHead, read: ReadMaps, indices: Indices, what: str) -> list[Answer]:
-    """The head's answers to these images, in order."""
-    head.eval()
-    device = next(head.parameters()).device
-    found: list[Answer] = []
-    with Track(what, len(indices), "images") as track:
-        for first in range(0, len(indices), BATCH):
-            rows = indices[first : first + BATCH]
-            found += head.answers(read(rows).to(device))
+def answers_of(
+    heads: Mapping[Task, TaskHead], read: ReadMaps, rows_of: Mapping[Task, Indices], what: str
+) -> dict[Task, list[Answer]]:
+    """Each head's answers to its images, in their order; every image passes the backbone once for all heads."""
+    found: dict[Task, dict[int, Answer]] = {task: {} for task in heads}
+    for head in heads.values():
+        head.eval()
+    every = np.unique(np.concatenate([rows_of[task] for task in heads]))
+    with Track(what, len(every), "images") as track:
+        for first in range(0, len(every), BATCH):
+            rows = every[first : first + BATCH]
+            maps_BChw = read(rows)
+            for task, head in heads.items():
+                own_B = np.isin(rows, rows_of[task])
+                maps = maps_BChw[torch.from_numpy(own_B)].to(next(head.parameters()).device)
+                found[task] |= dict(zip(rows[own_B].tolist(), head.answers(maps), strict=True))
             track.advance(len(rows))
-    return found
+    return {task: [found[task][row] for row in rows_of[task].tolist()] for task in heads}
 
 
 def located(answer: Answer, size: tuple[int, int], backbone: Backbone) -> Located:
@@ -95,11 +102,9 @@ def located(answer: Answer, size: tuple[int, int], backbone: Backbone) -> Locate
     return Located(boxes, answer.classes.cpu().numpy(), answer.scores.cpu().numpy().astype(np.float32), masks)
 
 
-def measure(task: Task, head: TaskHead, read: ReadMaps, backbone: Backbone, scenes: Scenes, part: str) -> Measured:
-    """A task's figures on a part: AP of boxes or masks with and without their classes, or scores of generated captions."""
+def measure(task: Task, answers: Sequence[Answer], backbone: Backbone, scenes: Scenes, indices: Indices) -> Measured:
+    """A task's figures on some images: AP of boxes or masks with and without their classes, or scores of generated captions."""
     dataset = scenes.dataset
-    indices = scenes.of_task(scenes.measured()[part], task)
-    answers = answers_of(head, read, indices, f"{task} on {part}")
     if task == "captioning":
         assert scenes.words is not None
         said = tuple(scenes.words.decode(answer.words.tolist()) for answer in answers)
@@ -140,9 +145,11 @@ def measure_all(
     parts: Sequence[str],
 ) -> dict[tuple[Task, str], Measured]:
     """Every task on every part that has images for it."""
-    return {
-        (task, part): measure(task, head, read_of(part), backbone, scenes, part)
-        for part in parts
-        for task, head in heads.items()
-        if len(scenes.of_task(scenes.measured()[part], task))
-    }
+    found: dict[tuple[Task, str], Measured] = {}
+    for part in parts:
+        rows_of = {task: scenes.of_task(scenes.measured()[part], task) for task in heads}
+        able = {task: head for task, head in heads.items() if len(rows_of[task])}
+        if able:
+            answers = answers_of(able, read_of(part), rows_of, f"answers on {part}")
+            found |= {(t, part): measure(t, answers[t], backbone, scenes, rows_of[t]) for t in able}
+    return found
