@@ -110,6 +110,7 @@ def test_a_run_leaves_heads_records_predictions_pictures_and_a_backbone(finished
     page = (path / "visft.html").read_text()
     assert "Rungs of stage 2" in page
     assert page.count("data:image/jpeg") == 2
+    assert not (path / "maps").exists()
 
 
 def test_the_chosen_rung_is_the_backbone_that_is_left(finished: VisftRun, scenes: Path) -> None:
@@ -175,6 +176,23 @@ def test_heads_of_another_run_are_taken_where_they_are_the_same(
     assert second is not None
     assert first.record == second.record
     assert {r.task for r in run.results} == {"detection", "captioning"}
+
+
+def test_a_run_whose_heads_are_all_there_computes_no_maps(
+    finished: VisftRun, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("maps were computed")
+
+    monkeypatch.setattr("keepsight.recipes.visft.kept_maps", refuse)
+    config = settings(scenes)
+    shuffled = config.model_copy(update={"joint": config.joint.model_copy(update={"shuffled": True})})
+    run = visft(shuffled, tmp_path / "control", reuse=finished.path)
+    assert run.choice is not None
+    assert finished.choice is not None
+    assert run.choice.heads == finished.choice.heads
+    weights = [load_file(p / "joint/ladder/step-000006/adapter.safetensors") for p in (run.path, finished.path)]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 class Middle(TaskHead):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,7 @@ def visft(
                 data=scenes.dataset.name,
                 classes=scenes.dataset.classes,
                 images={"train": len(scenes.train), **{part: len(i) for part, i in scenes.measured().items()}},
+                weights=backbone.weights_hash(),
             )
             write_text(path / FACTS, facts.model_dump_json(indent=2) + "\n")
             held.enter_context(log_file(path / "log.txt"))
@@ -126,7 +129,8 @@ def _run(
     own: Mapping[Task, TaskHead],
     elsewhere: Path | None,
 ) -> VisftRun:
-    maps = kept_maps(path / "maps", backbone, blocks, scenes, config)
+    # Only a head that must be trained, or measured without stage 2, needs them.
+    maps = functools.cache(lambda: kept_maps(path / "maps", backbone, blocks, scenes, config))
     made = {
         task: trained_head(config, task, backbone, blocks, scenes, maps, path / "heads", elsewhere, own.get(task))
         for task in config.tasks
@@ -136,7 +140,7 @@ def _run(
     # Kept maps are in half precision: what is compared with stage 2 passes the backbone as stage 2 does.
     exact = from_backbone(backbone, blocks, scenes.dataset)
     before = _measured(
-        heads, lambda part: exact if config.joint.steps else from_maps(maps[part]), backbone, scenes, parts
+        heads, lambda part: exact if config.joint.steps else from_maps(maps()[part]), backbone, scenes, parts
     )
     tuned, after = None, None
     if config.joint.steps:
@@ -147,6 +151,8 @@ def _run(
     with processes.main_writes():
         if processes.is_main():
             _write(config, path, scenes, tuned or backbone, made, before, after, blocks)
+            # 0.3 MiB an image and view, which a finished run needs no more.
+            shutil.rmtree(path / "maps", ignore_errors=True)
     return _finished(path)
 
 

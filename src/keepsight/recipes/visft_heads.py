@@ -113,7 +113,7 @@ def trained_head(
     backbone: Backbone,
     blocks: tuple[int, ...],
     scenes: Scenes,
-    maps: dict[str, SceneMaps],
+    maps: Callable[[], dict[str, SceneMaps]],
     folder: Path,
     elsewhere: Path | None,
     own: TaskHead | None,
@@ -126,7 +126,7 @@ def trained_head(
         backbone: Frozen.
         blocks: Of the map.
         scenes: The data.
-        maps: By part.
+        maps: Gives them by part; asked only where a head must be trained.
         folder: heads/ of the run.
         elsewhere: Another run's heads/; what fits is copied from there.
         own: The user's own head, trained in place of ours.
@@ -151,9 +151,9 @@ def trained_head(
     kind, head = (
         ("own", own)
         if own is not None
-        else fresh_head(config, task, maps["train"].channels, scenes, backbone.preprocessing.size)
+        else fresh_head(config, task, maps()["train"].channels, scenes, backbone.preprocessing.size)
     )
-    made = _trained(config, task, head, kind, key, backbone, blocks, scenes, maps, folder)
+    made = _trained(config, task, head, kind, key, backbone, blocks, scenes, maps(), folder)
     _write(folder / task, made, scenes.words)
     return made
 

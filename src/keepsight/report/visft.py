@@ -56,6 +56,7 @@ class VisftFacts(Config):
         data: Name of the data set.
         classes: Names of its categories.
         images: Of each part.
+        weights: Hash of the untouched backbone's weights; None in runs of older versions.
     """
 
     version: str
@@ -64,6 +65,7 @@ class VisftFacts(Config):
     data: str
     classes: tuple[str, ...]
     images: dict[str, int]
+    weights: str | None = None
 
 
 def read_visft_facts(path: Path) -> VisftFacts:
