@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from keepsight.assets.easy_vqa import read_easy_vqa
 from keepsight.assets.efficientnet_lite import read_efficientnet_lite0
 from keepsight.assets.minilm import read_minilm
 from keepsight.assets.mnist import read_mnist_5k
@@ -27,7 +28,7 @@ class Asset:
         name: What keepsight calls it.
         distribution: The package that holds it.
         version: Its exact version.
-        member: Path of the file inside the wheel.
+        member: Path of the file inside the wheel; empty for the wheel itself, where it is the many files together that count.
         sha256: Of that file (hex); any other content is refused.
         megabytes: Size of the download, MB; only said to the user.
         reader: Bytes of the file -> named arrays.
@@ -99,4 +100,17 @@ MINILM_L6 = Asset(
     description="MiniLM-L6, a sentence encoder: 384 numbers a text",
 )
 
-ASSETS: dict[str, Asset] = {a.name: a for a in (VIT_S14_IMGFOCUS, EFFICIENTNET_LITE0, MNIST_5K, MINILM_L6)}
+EASY_VQA = Asset(
+    name="easy_vqa",
+    distribution="easy-vqa",
+    version="1.0",
+    member="",
+    sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
+    megabytes=3,
+    reader=read_easy_vqa,
+    suffix="npz",
+    licence="MIT",
+    description="5,000 synthetic images of a coloured shape, 64 x 64, with about 48,000 questions and 13 answers",
+)
+
+ASSETS: dict[str, Asset] = {a.name: a for a in (VIT_S14_IMGFOCUS, EFFICIENTNET_LITE0, MNIST_5K, MINILM_L6, EASY_VQA)}

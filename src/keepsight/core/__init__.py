@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from keepsight.core.images import UNLABELLED, Dataset, ImageList
     from keepsight.core.method import FeatureMethod, Method, Trainable
     from keepsight.core.penalty import Penalty, Seen
+    from keepsight.core.probe import Example, Findings, Fit, Heat, Probe, Schedule, Score, View
     from keepsight.core.result import Result
     from keepsight.core.scene import TASKS, Answer, Objects, Rle, SceneDataset, Target, Task
     from keepsight.core.task_head import TaskHead
@@ -33,19 +34,26 @@ __all__ = [
     "CollapsedError",
     "Config",
     "Dataset",
+    "Example",
     "FeatureMethod",
     "Features",
+    "Findings",
+    "Fit",
     "Head",
+    "Heat",
     "ImageList",
     "Method",
     "Objects",
     "Penalty",
     "Pool",
     "Preprocessing",
+    "Probe",
     "Readout",
     "Result",
     "Rle",
     "SceneDataset",
+    "Schedule",
+    "Score",
     "Seen",
     "Target",
     "Task",
@@ -54,6 +62,7 @@ __all__ = [
     "Token",
     "Trainable",
     "UserError",
+    "View",
 ]
 
 _WHERE = {
@@ -80,6 +89,14 @@ _WHERE = {
     "Pool": "keepsight.core.features",
     "Preprocessing": "keepsight.core.backbone",
     "Readout": "keepsight.core.features",
+    "Example": "keepsight.core.probe",
+    "Findings": "keepsight.core.probe",
+    "Fit": "keepsight.core.probe",
+    "Heat": "keepsight.core.probe",
+    "Probe": "keepsight.core.probe",
+    "Schedule": "keepsight.core.probe",
+    "Score": "keepsight.core.probe",
+    "View": "keepsight.core.probe",
     "Result": "keepsight.core.result",
     "TextTower": "keepsight.core.text",
     "Token": "keepsight.core.token",

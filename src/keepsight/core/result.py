@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from keepsight.core.config import Config
 
@@ -35,6 +36,9 @@ class Result(Config):
         before: What `value` is the change from, where it is one.
         against: What it is compared with ("untouched", or another model).
         retain: What kept the backbone near the one it came from, where that is compared ("none", "procrustes").
+        chance: What guessing gives, where it is known (probes).
+        better: Whether a higher or a lower `value` is better, where the metric's name alone does not say it (probes).
+        detail: Whether it stands behind another figure (a probe's question type, its baseline).
     """
 
     task: str
@@ -61,6 +65,9 @@ class Result(Config):
     before: float | None = None
     against: str | None = None
     retain: str | None = None
+    chance: float | None = None
+    better: Literal["higher", "lower"] | None = None
+    detail: bool = False
 
 
 def read_results(path: Path) -> list[Result]:

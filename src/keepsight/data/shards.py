@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from keepsight.core import Dataset, UserError
+from keepsight.core import Dataset, ImageList, UserError
 from keepsight.core.images import Part
 from keepsight.core.progress import log
 from keepsight.data.columns import dataset_of_columns, part_of_name
@@ -71,6 +71,18 @@ def read_shards(source: str | Path, options: DataConfig = DEFAULTS) -> Dataset:
             twice in a shard, or there are no images.
     """
     shards = _shards(source)
+    stored, labels, parts = _columns(source, shards, options)
+    return dataset_of_columns(_name(source, shards), stored, labels, parts, str(source))
+
+
+def read_shard_texts(source: str | Path, options: DataConfig = DEFAULTS) -> tuple[ImageList, list[str | None]]:
+    """Images, and the text of the .txt member of each (None where there is none); otherwise as `read_shards`."""
+    stored, texts, _ = _columns(source, _shards(source), options.model_copy(update={"label_column": "txt"}))
+    return stored, texts
+
+
+def _columns(source: str | Path, shards: list[Path], options: DataConfig) -> tuple[StoredImages, list[Any], list[Part]]:
+    """Images, labels and parts, sample by sample."""
     samples = [sample for shard in shards for sample in _samples(shard)]
     images, labels, names, parts = [], [], [], []
     left_out = 0
@@ -88,8 +100,7 @@ def read_shards(source: str | Path, options: DataConfig = DEFAULTS) -> Dataset:
         raise UserError(f"{source} holds no images: expected members such as KEY.jpg and KEY.cls (images: {wanted}).")
     if left_out:
         log.warning("%s: %d samples without an image were left out.", source, left_out)
-    stored = StoredImages(len(images), lambda i: images[i].read(), lambda i: names[i], options.pixels)
-    return dataset_of_columns(_name(source, shards), stored, labels, parts, str(source))
+    return StoredImages(len(images), lambda i: images[i].read(), lambda i: names[i], options.pixels), labels, parts
 
 
 def shard_files(folder: Path) -> list[Path]:

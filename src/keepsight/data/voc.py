@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import NoReturn
-from xml.parsers import expat
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from keepsight.core.scene import Objects, SceneDataset
 from keepsight.data.files import FileImages
 from keepsight.data.labels import index_labels
 from keepsight.data.marks import Marks, Problems, inside, upright_size
+from keepsight.data.xml_files import parse_xml
 
 
 def voc_root(source: Path) -> Path | None:
@@ -62,7 +61,7 @@ def scan_voc(source: Path) -> tuple[SceneDataset, Problems]:
     of: list[str] = []
     for stem, part in parts.items():
         file = root / "Annotations" / f"{stem}.xml"
-        tree = _parse(file) if file.is_file() else None
+        tree = parse_xml(file) if file.is_file() else None
         image = _image(root, stem, tree, problems)
         size = None if image is None else _size(image, tree, problems)
         if image is None or size is None:
@@ -110,24 +109,6 @@ def _parts(root: Path, problems: Problems) -> dict[str, str]:
             elif stem:
                 parts.setdefault(stem, part)
     return parts
-
-
-def _parse(file: Path) -> ElementTree.Element:
-    """The root of an XML file without a document type, so that there are no entities to expand."""
-
-    def refuse(*_: object) -> NoReturn:
-        raise UserError(
-            f"The annotation {file} declares a document type, which Pascal VOC does not: remove the DOCTYPE."
-        )
-
-    try:
-        data = file.read_bytes()
-        parser = expat.ParserCreate()
-        parser.StartDoctypeDeclHandler = refuse
-        parser.Parse(data, True)
-        return ElementTree.fromstring(data)
-    except (expat.ExpatError, ElementTree.ParseError, LookupError, ValueError) as error:
-        raise UserError(f"The annotation {file} is not valid XML ({error}): correct it, or take it out.") from error
 
 
 def _image(root: Path, stem: str, tree: ElementTree.Element | None, problems: Problems) -> Path | None:

@@ -59,22 +59,28 @@ def interval(metric: Metric, predictions: list[Floats], labels_N: NDArray[np.int
     return from_draws(values, _bootstrap(metric, predictions, labels_N, np.random.default_rng(seed)), n)
 
 
-def from_draws(values: Floats, draws: Floats, n: int) -> Interval:
-    """The interval of `interval` from a metric's values [S] of S runs and its mean over them on resamples [D] of n images."""
+def from_draws(values: Floats, draws: Floats, n: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """The interval of `interval` from a metric's values [S] of S runs and its mean over them on resamples [D] of n images.
+
+    It is cut at the bounds, between which the metric lies.
+    """
+    least_of_all, most_of_all = bounds
     seeds = len(values)
     value, of_images = float(values.mean()), float(draws.var(ddof=1))
     # Where no resample differs (no error at all), the exact binomial bound stands in for the bootstrap's empty interval.
     least = 1 - 0.025 ** (1 / n) if of_images < 1e-18 else 0.0
     if seeds == 1:
         low, high = np.quantile(draws, [0.025, 0.975])
-        return Interval(value, max(float(low) - least, 0.0), min(float(high) + least, 1.0), "bootstrap")
+        return Interval(
+            value, max(float(low) - least, least_of_all), min(float(high) + least, most_of_all), "bootstrap"
+        )
     of_seeds, spread = float(values.var(ddof=1)) / seeds, float(values.std(ddof=1))
     squared = of_seeds + of_images
     half = least
     if squared > 0.0:
         freedom = squared**2 / (of_seeds**2 / (seeds - 1) + of_images**2 / max(n - 1, 1))
         half += float(stats.t.ppf(0.975, freedom) * np.sqrt(squared))
-    return Interval(value, max(value - half, 0.0), min(value + half, 1.0), "seeds+bootstrap", spread)
+    return Interval(value, max(value - half, least_of_all), min(value + half, most_of_all), "seeds+bootstrap", spread)
 
 
 Measured = tuple[Floats, NDArray[np.int64]]

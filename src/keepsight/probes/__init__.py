@@ -1,0 +1,1 @@
+"""Probes: tasks that the tuning never saw, asked of a frozen backbone's features. One file each."""
