@@ -58,11 +58,11 @@ RUDE = frozenset(
     codecs.decode(
         """
         nany nefr nff onfgneq onfgneqf ovgpu oen oernfg oernfgf ohz ohgg pbpx pbpxl penc pevccyr pevccyrq phz phag qnza qnzarq
-        qvpx qlxr rerpg rerpgvba rebgvp snt shpx shpxrq shpxre shpxvat tnl trabpvqr tlcfl uvgyre ubybpnhfg ubzb ubzbfrkhny
-        ubzbfrkhnyvgl ubbxre vqvbg vqvbgf wrj wrjf xyna yrfovna yrfovnaf yhfg zbeba anxrq anmv anmvf arteb artebrf avttre avccyr
-        avccyrf ahqr betnfz cnagvrf cravf cvff cvffrq cbea cbeab cbeabtencuvp cbeabtencul cebfgvghgr cebfgvghgrf cebfgvghgvba
-        chffl encr encrq encvfg ergneq frzra frk frkhny frkl fuvg fuvggl fynir fynirf fynirel fyhg fcrez fhvpvqny fhvpvqr gubat
-        gvg gvgf genaal intvan ivetva ivetvavgl jnax juber
+        qvpx qlxr rerpg rerpgvba rebgvp snt shpx shpxrq shpxre shpxvat trabpvqr tlcfl uvgyre ubybpnhfg ubzb ubbxre vqvbg
+        vqvbgf xyna yhfg zbeba anxrq anmv anmvf arteb artebrf avttre avccyr avccyrf ahqr betnfz cnagvrf cravf cvff cvffrq cbea
+        cbeab cbeabtencuvp cbeabtencul cebfgvghgr cebfgvghgrf cebfgvghgvba chffl encr encrq encvfg ergneq frzra frk frkhny
+        frkl fuvg fuvggl fynir fynirf fynirel fyhg fcrez fhvpvqny fhvpvqr gubat gvg gvgf genaal intvan ivetva ivetvavgl jnax
+        juber
         """,
         "rot13",
     ).split()
