@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo demo-visft test test-slow test-kill check lint docs lock clean
+.PHONY: demo demo-visft visft-study test test-slow test-kill check lint docs lock clean
 
 # The environment is made again only when the package's metadata changes.
 $(VENV)/.installed: pyproject.toml
@@ -30,6 +30,11 @@ demo-visft: $(VENV)/.installed
 	test -d runs/scenes || $(BIN)/keepsight demo-data scenes runs/scenes --images 400 --val 60 --test 60
 	$(BIN)/keepsight visft runs/scenes --out runs/visft-demo detection_stage.steps=400 segmentation_stage.steps=200 captioning_stage.steps=300 \
 		joint.steps=60 joint.ladder=30 forgetting.per_set=150
+
+# What ViSFT does to tasks that it never saw: three seeds, with and without retention, a negative control, diagnoses. A killed one goes on.
+visft-study: $(VENV)/.installed
+	$(PIP) --editable '.[scenes]'
+	$(BIN)/python benchmarks/visft_study.py --out runs/visft-study
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules src tests

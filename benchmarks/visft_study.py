@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import time
@@ -31,14 +30,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from keepsight.core import Result
 from keepsight.core.files import write_text
 from keepsight.core.result import read_results
+from keepsight.evaluate.over_seeds import over_seeds
 
 CONTROL = "shuffled"
 DIAGNOSES: dict[str, list[str]] = {
@@ -133,7 +131,16 @@ def tuned(study: Study, args: argparse.Namespace, scenes: Path, seed: int, varia
 def changes(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """By probe and metric the change over the seeds, in the metric's unit, and the figures of each seed."""
     of_seed = [_changes_of(folder) for folder in folders]
-    return {key: over_seeds([one[key] for one in of_seed]) for key in of_seed[0] if all(key in one for one in of_seed)}
+    return {key: figures([one[key] for one in of_seed]) for key in of_seed[0] if all(key in one for one in of_seed)}
+
+
+def figures(records: Sequence[Result]) -> dict[str, Any]:
+    """Mean change with its 95 % interval, and those of the seeds."""
+    mean = over_seeds(records)
+    return {
+        "change": mean.value, "low": mean.ci_low, "high": mean.ci_high, "before": mean.before, "chance": mean.chance,
+        "better": mean.better, "n": mean.n, "seeds": mean.seeds, "of_seeds": [r.value for r in records],
+    }  # fmt: skip
 
 
 def _changes_of(folder: Path) -> dict[str, Result]:
@@ -142,26 +149,6 @@ def _changes_of(folder: Path) -> dict[str, Result]:
     return {
         f"{r.method}: {r.metric.removesuffix(suffix)}": r for r in found if r.metric.endswith(suffix) and not r.detail
     }
-
-
-def over_seeds(records: Sequence[Result]) -> dict[str, Any]:
-    """Mean change with its 95 % interval; see the head of this file."""
-    values = np.array([r.value for r in records])
-    errors = np.array([(r.ci_high - r.ci_low) / (2 * stats.norm.ppf(0.975)) for r in records])
-    of_items, value = float((errors**2).mean()), float(values.mean())
-    if len(records) == 1:
-        low, high = records[0].ci_low, records[0].ci_high
-    else:
-        of_seeds = float(values.var(ddof=1)) / len(values)
-        squared, n = of_seeds + of_items, records[0].n
-        freedom = squared**2 / (of_seeds**2 / (len(values) - 1) + of_items**2 / max(n - 1, 1)) if squared else math.inf
-        half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(squared) if squared else 0.0
-        low, high = value - half, value + half
-    first = records[0]
-    return {
-        "change": value, "low": low, "high": high, "before": first.before, "chance": first.chance,
-        "better": first.better, "n": first.n, "seeds": len(records), "of_seeds": values.tolist(),
-    }  # fmt: skip
 
 
 def report(
