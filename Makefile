@@ -22,7 +22,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-test
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/keepsight tune demo
+	$(BIN)/keepsight compare demo
 
 # Both stages of ViSFT on composed scenes, small.
 demo-visft: $(VENV)/.installed

@@ -47,9 +47,9 @@ def test_compare_prints_tables_and_goes_on(run, data: Path, tmp_path: Path, monk
     assert printed.errors == []
     printed = run("compare", "retention", data, *SMALL, "--retain", "distill", "--out", out)
     assert printed.code == 0, printed.err
-    for part in ("What was learnt on data", "untouched", "none", "distill", "kept", "retention.html"):
+    for part in ("What was learnt on data", "untouched", "none", "distill", "kept", "report.html"):
         assert part in printed.out
-    page = (out / "retention.html").read_text()
+    page = (out / "report.html").read_text()
     assert "keepsight compare retention" in page
     assert "finetune_full.epochs=1" in page
 

@@ -21,8 +21,8 @@ def test_a_probe_prints_its_table_and_its_page(run, tmp_path: Path) -> None:
     assert printed.code == 0, printed.err
     assert "difference" in printed.out
     assert "+0.0 [+0.0, +0.0]" in printed.out  # random weights against the same random weights
-    assert str(tmp_path / "out" / "probes.html") in printed.out
-    assert (tmp_path / "out" / "probes.html").is_file()
+    assert str(tmp_path / "out" / "report.html") in printed.out
+    assert (tmp_path / "out" / "report.html").is_file()
     again = run("probe", "test_vit", *RANDOM, "--probes", "knn", "--against", "random", "--out", tmp_path / "out")
     assert again.out == printed.out
     assert "finished already" in again.err

@@ -36,10 +36,20 @@ def test_sweep_prints_tables_and_report_makes_them_again(run, data: Path, tmp_pa
     assert printed.code == 0, printed.err
     for part in ("20 labels", "frozen", "trainable", "probe", "finetune-lora", "2 seeds", "Sweep folder"):
         assert part in printed.out
-    page = (out / "sweep.html").read_text()
+    page = (out / "report.html").read_text()
     assert "keepsight sweep label-counts" in page
     assert "finetune_lora.epochs=1" in page
-    before = {name: (out / name).read_bytes() for name in ("table.txt", "table.md", "labels-all-test_vit-32-px.svg")}
+    before = {
+        name: (out / name).read_bytes()
+        for name in (
+            "table.txt",
+            "table.md",
+            "report.html",
+            "report.json",
+            "report.md",
+            "labels-all-test_vit-32-px.svg",
+        )
+    }
     for name in before:
         (out / name).unlink()
     assert run("sweep", "report", out).code == 0

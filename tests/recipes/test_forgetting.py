@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -25,10 +24,13 @@ from keepsight.export.model import TunedModel
 from keepsight.heads.linear import LinearHead
 from keepsight.recipes import suite as suite_module
 from keepsight.recipes.forgetting import forgetting, forgetting_note, forgetting_of_run
-from keepsight.recipes.forgetting_findings import MEAN, records_of_findings
-from keepsight.recipes.forgetting_measure import Pair, measure
+from keepsight.recipes.forgetting_findings import records_of_findings
+from keepsight.recipes.forgetting_measure import Pair, Picture, measure, points_of
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.origin import Origin, read_origin, sketch, write_origin
+from keepsight.report.forgetting_page import forgetting_page
+from keepsight.report.forgetting_records import MEAN, SHOWN, read_points
+from keepsight.report.page import Chart, read_page
 
 FAST = ForgettingConfig(rule=ProbeRule(strengths=(1e-3,), folds=3))
 VIT: dict[str, Any] = {"name": "test_vit", "weights": "random", "size": 32}
@@ -145,16 +147,32 @@ def test_the_half_before_costs_nothing_twice(tmp_path: Path, sets: dict[str, Dat
     assert {p.name for p in tmp_path.iterdir()} == {"1", "2", "cache"}  # the features after are gone
 
 
+def _points(cloud: Chart) -> list[int]:
+    return [len(panel["data"]["values"]) for panel in cloud.spec["concat"]]
+
+
+class Sources(HTMLParser):
+    """Addresses in the elements of a page; what its scripts hold is no element."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
 def test_the_folder_and_its_page(tmp_path: Path, sets: dict[str, Dataset]) -> None:
     out = tmp_path / "out"
     found = forgetting(tuned(moved(TinyBackbone()), 8), out, against=TinyBackbone(), config=FAST)
     assert {p.name for p in out.iterdir()} == {
         "COMPLETE",
-        "forgetting.html",
         "forgetting.json",
+        "pca.json",
+        "report.html",
+        "report.json",
+        "report.md",
         "results.jsonl",
-        "pca-1-one.svg",
-        "pca-2-two.svg",
     }
     assert found.findings is not None
     records = read_results(out / "results.jsonl")
@@ -164,13 +182,52 @@ def test_the_folder_and_its_page(tmp_path: Path, sets: dict[str, Dataset]) -> No
     assert change.before is not None
     assert change.before + change.value == pytest.approx(found.findings.mean["probe_accuracy"].after)
     assert change.ci_low <= change.value <= change.ci_high
-    page = (out / "forgetting.html").read_text()
-    assert "<script" not in page
-    assert not re.search(r"(src|href)=", page)
+    page = (out / "report.html").read_text()
+    sources = Sources()
+    sources.feed(page)
+    assert all(source.startswith(("#", "data:")) for source in sources.found)
     assert "paired bootstrap" in page
-    for svg in out.glob("*.svg"):
-        root = ElementTree.fromstring(svg.read_text())
-        assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == 2 * 60 + 3
+    assert forgetting_page(out) == read_page(out / "report.json")
+    points = read_points(out)
+    assert [(each.name, each.classes, len(each.labels)) for each in points] == [
+        (name, each.classes, 60) for name, each in sets.items()
+    ]
+    clouds = [
+        b for s in read_page(out / "report.json").sections for b in s.blocks if "Principal" in getattr(b, "title", "")
+    ]
+    assert [_points(cloud) for cloud in clouds if isinstance(cloud, Chart)] == [[60, 60]] * 2
+
+
+def test_points_of_a_large_set_are_a_part_of_them_and_rounded() -> None:
+    rng = np.random.default_rng(0)
+    p0_N2, p_N2 = rng.normal(size=(2, 1000, 2)) * 1e-3
+    labels_N = np.arange(1000)
+    picture = Picture("large", p0_N2, p_N2, labels_N, tuple(map(str, labels_N)))
+    found = points_of(picture, 0)
+    assert len(found.before) == len(found.after) == len(found.labels) == SHOWN
+    assert len(set(found.labels)) == SHOWN
+    np.testing.assert_allclose(found.before, p0_N2[list(found.labels)], atol=1e-6)
+    np.testing.assert_allclose(found.after, p_N2[list(found.labels)], atol=1e-6)
+    assert points_of(picture, 0) == found
+    assert points_of(picture, 1).labels != found.labels
+    zeros = points_of(Picture("zero", p0_N2[:2] * 0, p_N2[:2] * 0, labels_N[:2], ("\udcff", "b")), 0)
+    assert zeros.before == ((0.0, 0.0), (0.0, 0.0))
+    assert zeros.classes == ("?", "b")  # what no file can hold
+
+
+def test_a_measurement_of_a_version_without_this_page_gets_one(tmp_path: Path, sets: dict[str, Dataset]) -> None:
+    out, model, before = tmp_path / "out", tuned(moved(TinyBackbone()), 8), TinyBackbone()
+    forgetting(model, out, against=before, config=FAST)
+    page = (out / "report.html").read_bytes()
+    for name in ("report.html", "report.json", "report.md"):
+        (out / name).unlink()  # the page is not sealed: it is made of what is
+    stamp = (out / "forgetting.json").stat().st_mtime_ns
+    forgetting(model, out, against=before, config=FAST)
+    assert (out / "forgetting.json").stat().st_mtime_ns == stamp
+    assert (out / "report.html").read_bytes() == page
+    (out / "pca.json").write_text("")
+    with pytest.raises(UserError, match="--overwrite"):
+        forgetting(model, out, against=before, config=FAST)
 
 
 def test_measured_already_is_said_and_other_settings_are_refused(tmp_path: Path, sets: dict[str, Dataset]) -> None:
@@ -266,9 +323,7 @@ def test_with_the_adapter_off_the_features_are_bitwise_the_untouched_ones(
     assert found.adapter.off_identical
     assert found.adapter.off_deviation == 0
     assert found.adapter.on_deviation < 1e-4
-    assert (
-        "switched off, the model has forgotten nothing, exactly" in (tmp_path / "out" / "forgetting.html").read_text()
-    )
+    assert "switched off, the model has forgotten nothing, exactly" in (tmp_path / "out" / "report.html").read_text()
     # The check can fail: against other weights it does.
     other = forgetting(model, tmp_path / "other", against=moved(before, 0.01), config=FAST).findings
     assert other is not None

@@ -29,6 +29,8 @@ from keepsight.recipes.probe_fit import TrainerFit
 from keepsight.recipes.probe_make import make_probe
 from keepsight.recipes.probe_models import open_both, open_model, resized
 from keepsight.recipes.probe_settings import LoadingConfig, ProbingConfig, probing_config
+from keepsight.report.page import read_page
+from keepsight.report.probe_page import probe_page
 
 SCHEDULE = Schedule(steps=6, batch_size=8, lr=1e-2)
 UNTOUCHED = BackboneConfig(name="test_vit", weights="random", size=32)
@@ -124,11 +126,12 @@ def test_a_tuned_model_is_compared_with_what_it_came_from(tuned: Path, calls: li
     assert (change.before, change.interval, change.method) == (before.value, "paired bootstrap", "ocr")
     assert (after.chance, after.better, after.n, after.seed, after.size) == (0.5, "higher", 16, 0, 32)
     assert read_results(tmp_path / "out" / "results.jsonl") == found.results
-    page = (tmp_path / "out" / "probes.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert read_page(tmp_path / "out" / "report.json") == probe_page(tmp_path / "out")
     assert "&lt;b&gt;dark&lt;/b&gt;" in page
     assert "<b>dark" not in page
     assert "keepsight probe &lt;x&gt;" in page
-    assert "data:image/jpeg;base64" in page
+    assert "data:image/" in page
     assert "accuracy" in (tmp_path / "out" / "table.txt").read_text()
     assert is_sound(tmp_path / "out", recipe.SEAL)
     # A finished run is read, and the before half is measured for nobody again.
@@ -215,7 +218,7 @@ def test_what_cannot_be_asked_is_left_out_unless_it_was_named(tmp_path: Path, mo
     found = probe(ProbingConfig(model="test_vit", loading=loading), tmp_path / "out")
     assert {r.method for r in found.results} == {"ocr"}
     assert "vqa is left out: no data for vqa." in found.notes
-    assert "no data for vqa" in (tmp_path / "out" / "probes.html").read_text()
+    assert "no data for vqa" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(UserError, match="no data for vqa"):
         probe(ProbingConfig(model="test_vit", loading=loading, probes=("vqa",)), tmp_path / "named")
 

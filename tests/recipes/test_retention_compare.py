@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ from keepsight.recipes.retention_cells import read_cell
 from keepsight.recipes.retention_compare import Comparison, compare_retention, keys_of
 from keepsight.recipes.retention_config import CONTROL, CompareConfig, alpha_of, retention_config
 from keepsight.recipes.retention_fits import UNTOUCHED, Key, end_of, mixed
-from keepsight.report.retention import print_retention, retention_markdown, sentences
+from keepsight.report.page import read_page
+from keepsight.report.retention import print_retention, retention_markdown
+from keepsight.report.retention_page import retention_page
 from keepsight.report.retention_records import (
     MEAN,
     CellFailure,
     CompareFacts,
     read_compare_facts,
 )
+from keepsight.report.retention_table import sentences
 
 HOSTILE = '</td><script>alert("1")</script>|&`x`'
 SMALL = [
@@ -190,23 +194,39 @@ def test_the_share_kept_is_of_what_the_plain_training_lost(comparison: Compariso
     assert kept == pytest.approx(change - lost[0].value)
 
 
+class Sources(HTMLParser):
+    """Addresses in the elements of a page; what its scripts hold is no element."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
 def test_the_folder_and_its_pages(comparison: Comparison, made: Any) -> None:
     out: Path = made["out"]
     assert read_results(out / "results.jsonl") == comparison.results
     for name in (
         "table.txt",
         "table.md",
-        "retention.html",
+        "report.html",
+        "report.json",
+        "report.md",
         "pareto.png",
         "pareto.svg",
         "compare.json",
         "environment.json",
     ):
         assert (out / name).stat().st_size > 0
-    page, text, table = ((out / n).read_text() for n in ("retention.html", "table.txt", "table.md"))
-    assert "<script" not in page
+    page, text, table = ((out / n).read_text() for n in ("report.html", "table.txt", "table.md"))
+    assert 'alert("1")</script>' not in page
     assert "alert(&quot;1&quot;)" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    sources = Sources()
+    sources.feed(page)
+    assert all(source.startswith(("#", "data:")) for source in sources.found)
+    assert retention_page(out) == read_page(out / "report.json")
     for heading in (
         "trained head %",
         "refitted probe %",

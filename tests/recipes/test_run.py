@@ -44,6 +44,13 @@ FILES = {
     "recommendation.json",
     "origin.json",
     "report.html",
+    "report.json",
+    "report.md",
+    "diagnosis.json",
+    "losses.json",
+    "notes.json",
+    "tested.json",
+    "command.txt",
     "log.txt",
     "tensorboard",
     "cells",
@@ -101,6 +108,7 @@ def test_images_that_cannot_be_read_stop_a_run_or_are_left_out_and_counted(digit
     assert "398 images" in (run.path / "log.txt").read_text()
     report = (run.path / "report.html").read_text()
     assert "Images left out, since they cannot be read: 2" in report
+    assert "2 images (0.5 %) could not be read" in report
 
 
 def test_images_in_memory(tmp_path: Path) -> None:

@@ -129,7 +129,9 @@ def test_the_folder_is_laid_out_as_a_run_and_draws_are_nested(finished: Sweep) -
         "results.jsonl",
         "table.md",
         "table.txt",
-        "sweep.html",
+        "report.html",
+        "report.json",
+        "report.md",
     }
 
 
@@ -230,7 +232,7 @@ def test_a_failing_cell_is_recorded_and_tried_again(tmp_path: Path, monkeypatch:
     (table,) = read_tables(tmp_path)
     assert table.error_text("knn", 20) == ("failed", "")
     assert table.error_text("probe", 20)[1].endswith("1 of 2 seeds failed")
-    assert "The training collapsed &lt;knn&gt;." in (tmp_path / "sweep.html").read_text()
+    assert "The training collapsed &lt;knn&gt;." in (tmp_path / "report.html").read_text()
     assert "seed 1: The training collapsed <knn>." in (tmp_path / "table.txt").read_text()
     monkeypatch.setattr(cells, "_compute", lambda *a: (fitted.append((a[1].method, a[1].seed)), real(*a)))
     fitted.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from keepsight.recipes.visft_heads import read_head
 from keepsight.recipes.visft_joint import Rung, choose_rung
 from keepsight.recipes.visft_predict import load_scene_model, predict_scenes
 from keepsight.recipes.visft_settings import VisftConfig
+from keepsight.report.page import Pictures, read_page
+from keepsight.report.scene_records import read_precision
+from keepsight.report.visft_page import visft_page
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40)}
 SIDE = 56
@@ -107,10 +111,39 @@ def test_a_run_leaves_heads_records_predictions_pictures_and_a_backbone(finished
     assert {one["category_id"] for one in found} <= {3, 7}
     with Image.open(path / "pictures/test-seen.png") as picture:
         assert picture.width > 200
-    page = (path / "visft.html").read_text()
-    assert "Rungs of stage 2" in page
-    assert page.count("data:image/jpeg") == 2
     assert not (path / "maps").exists()
+
+
+def test_the_page_is_made_of_the_records_alone(finished: VisftRun, tmp_path: Path) -> None:
+    path = finished.path
+    page = read_page(path / "report.json")
+    assert page == visft_page(path)
+    assert page.kind == "visft"
+    assert "squares" in page.title
+    titles = [section.title for section in page.sections]
+    assert {"Before and after", "Checkpoints of stage 2", "Each class", "Answers on pictures", "Limitations"} <= set(
+        titles
+    )
+    shown = [b for s in page.sections for b in s.blocks if isinstance(b, Pictures)]
+    assert [(block.title, len(block.pictures)) for block in shown] == [("validation", 6), ("test-seen", 6)]
+    assert "marked: red" in shown[0].pictures[0].caption + shown[0].pictures[1].caption + shown[0].pictures[2].caption
+    assert (path / "report.html").stat().st_size < 5e6
+    assert "Rungs of stage 2" in (path / "report.html").read_text()
+    record = read_precision(path)
+    assert record is not None
+    by = {(r.split, r.metric, r.method): r.value for r in finished.results}
+    for part in record.parts:
+        metric, head = ("box_ap50", "detr") if part.task == "detection" else ("mask_ap50", "mask")
+        classes = [one.tuned.value for one in part.classes if one.tuned]
+        assert sum(classes) / len(classes) == pytest.approx(by[part.part, metric, f"{head} visft"])
+    # A run of an older version has neither: the sheets stand in for the pictures, and no class is spoken of.
+    older = tmp_path / "older"
+    shutil.copytree(path, older)
+    (older / "curves.json").unlink()
+    (older / "examples.json").unlink()
+    again = visft_page(older)
+    assert "Each class" not in [section.title for section in again.sections]
+    assert [len(b.pictures) for s in again.sections for b in s.blocks if isinstance(b, Pictures)] == [1, 1]
 
 
 def test_the_chosen_rung_is_the_backbone_that_is_left(finished: VisftRun, scenes: Path) -> None:
@@ -176,6 +209,10 @@ def test_heads_of_another_run_are_taken_where_they_are_the_same(
     assert second is not None
     assert first.record == second.record
     assert {r.task for r in run.results} == {"detection", "captioning"}
+    page = read_page(run.path / "report.json")
+    assert page.answer.startswith("On the frozen backbone the heads reach boxes AP50 ")
+    assert "was not tuned" in page.answer
+    assert "Checkpoints of stage 2" not in [section.title for section in page.sections]
 
 
 def test_a_run_whose_heads_are_all_there_computes_no_maps(

@@ -1,15 +1,12 @@
-"""Table and page are made from records alone, and nothing in a name escapes into them."""
+"""The table is made from records alone, and shows names as they are."""
 
 from __future__ import annotations
 
 import io
-from html.parser import HTMLParser
-from pathlib import Path
 
 from rich.console import Console
 
 from keepsight.core import Result
-from keepsight.report.html import write_html
 from keepsight.report.summary import caption, rows
 from keepsight.report.table import print_table
 
@@ -73,35 +70,3 @@ def test_the_table_shows_names_as_they_are() -> None:
     print_table(RECORDS, "probe", Console(file=out, width=150))
     assert EVIL in out.getvalue().replace("\n", "")
     assert "probe *" in out.getvalue()
-
-
-class Tags(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
-        assert not any(name in ("src", "href", "onload") for name, _ in attrs)
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_escaped_and_needs_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    write_html(path, EVIL, RECORDS, "probe", f"because {EVIL}", {"Configuration": f"data: {EVIL}"})
-    text = path.read_text()
-    tags = Tags()
-    tags.feed(text)
-    assert tags.open == []
-    assert "script" not in tags.seen
-    assert {"table", "svg", "circle"} <= tags.seen
-    assert text.count("&lt;script&gt;") >= 4
-    assert "<script" not in text

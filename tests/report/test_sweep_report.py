@@ -83,10 +83,10 @@ def test_tables(tmp_path: Path) -> None:
     assert {p.name for p in written} >= {
         "table.txt",
         "table.md",
-        "sweep.html",
         "labels-tiny-56-px.png",
         "labels-tiny-56-px.svg",
     }
+    assert (tmp_path / "report.html").is_file()
     (table,) = read_tables(tmp_path)
     assert table.families() == [("frozen", ["probe", "content-style"]), ("trainable", ["finetune-lora"])]
     assert table.error_text("probe", 10) == ("32.0 [30.0, 35.0]", "2.3 s")
@@ -165,11 +165,13 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     path = folder(tmp_path / "sweep", dataset=EVIL, backbone=f"../{EVIL}")
     files = write_reports(path)
     assert all(file.parent == path for file in files)
-    page = Tags()
-    page.feed((path / "sweep.html").read_text())
-    assert "script" not in page.tags
-    assert "img" in page.tags
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    page, plain = Tags(), Tags()
+    write_reports(folder(tmp_path / "plain"))
+    plain.feed((tmp_path / "plain" / "report.html").read_text())
+    page.feed((path / "report.html").read_text())
+    assert page.tags.count("script") == plain.tags.count("script")  # those of the page, and none of a name
+    assert page.tags == plain.tags
+    assert all(source.startswith(("#", "data:")) for source in page.sources)
     assert "<script" not in (path / "table.md").read_text()
     assert "[bold]" in (path / "table.txt").read_text()
 

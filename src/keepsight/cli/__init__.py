@@ -12,7 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
-from keepsight.cli import compare, data, demo_data, forgetting, models, plan, probe, style, sweep, tune, visft
+from keepsight.cli import (
+    compare,
+    data,
+    demo_data,
+    forgetting,
+    models,
+    plan,
+    probe,
+    report,
+    style,
+    sweep,
+    tune,
+    ui,
+    visft,
+)
 from keepsight.cli.speech import OneSentenceGroup, UsageError, say_error, set_up_logging, usage_sentence
 from keepsight.core.errors import UserError
 from keepsight.core.progress import console
@@ -42,6 +56,8 @@ app.add_typer(sweep.sweep_app, name="sweep")
 app.add_typer(compare.compare_app, name="compare")
 app.command()(visft.visft)
 app.command()(probe.probe)
+app.command()(report.report)
+app.command()(ui.ui)
 app.add_typer(plan.plan_app, name="plan")
 app.add_typer(data.data_app, name="data")
 app.add_typer(data.cache_app, name="cache")

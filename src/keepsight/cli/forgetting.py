@@ -23,7 +23,7 @@ def forgetting(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for forgetting.html and the figures; in the model's own by default.")
+        Path | None, typer.Option(help="Folder for the page and its records; in the model's own by default.")
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="Another model to compare with, in place of the untouched backbone.")
@@ -65,4 +65,4 @@ def forgetting(
         print_forgetting(records_of_findings(found.findings), stdout())
     print(found.sentence)
     if found.folder is not None:
-        print(f"{found.folder / 'forgetting.html'} shows it")
+        print(f"{found.folder / 'report.html'} shows it")

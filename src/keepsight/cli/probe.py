@@ -61,4 +61,4 @@ def probe(
     found = run_probes(config, out, command=shlex.join(["keepsight", *sys.argv[1:]]))
     console = stdout()
     print_probes(read_probe_facts(found.path), found.results, console)
-    console.print(escape(f"Folder {found.path}; page {found.path / 'probes.html'}"), soft_wrap=True)
+    console.print(escape(f"Folder {found.path}; page {found.path / 'report.html'}"), soft_wrap=True)

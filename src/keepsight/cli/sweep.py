@@ -133,4 +133,4 @@ def _show(folder: Path, against: str | None) -> None:
 
     out = stdout()
     print_sweep(read_tables(folder), against or read_facts(folder).against, out)
-    out.print(escape(f"Sweep folder {folder}; page {folder / 'sweep.html'}"), soft_wrap=True)
+    out.print(escape(f"Sweep folder {folder}; page {folder / 'report.html'}"), soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,7 +150,7 @@ def tune(
     from keepsight.core import processes
     from keepsight.recipes.run import tune as run_tune
 
-    run = run_tune(chosen, out=out, overwrite=overwrite)
+    run = run_tune(chosen, out=out, overwrite=overwrite, command=shlex.join(["keepsight", *sys.argv[1:]]))
     if processes.is_main():
         show(run)
 
@@ -160,6 +162,8 @@ def show(run: Run) -> None:
     out = stdout()
     print_table(run.results, run.recommended, out)
     out.print(escape(run.why), soft_wrap=True)
+    if run.answer:
+        out.print(escape(run.answer), soft_wrap=True)
     out.print(
         escape(f"Run folder {run.path}; report {run.path / 'report.html'}; model {run.path / 'model'}"), soft_wrap=True
     )

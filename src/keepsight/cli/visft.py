@@ -60,4 +60,4 @@ def visft(
     found = run_visft(config, out, reuse=reuse, command=shlex.join(["keepsight", *sys.argv[1:]]))
     console = stdout()
     print_visft(read_visft_facts(found.path), found.results, read_choice(found.path), console)
-    console.print(escape(f"Folder {found.path}; page {found.path / 'visft.html'}"), soft_wrap=True)
+    console.print(escape(f"Folder {found.path}; page {found.path / 'report.html'}"), soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -110,6 +111,6 @@ def _compute(context: Context, cell: Cell, folder: Path) -> None:
     with atomic_directory(folder, sealed=True) as temporary:
         np.save(temporary / "probabilities.npy", probabilities)
         if cell.keep_model and fitted.model is not None:
-            fitted.model.save(temporary / "model", keepsight.__version__)
+            replace(fitted.model, method=cell.title).save(temporary / "model", keepsight.__version__)
         (temporary / "cell.json").write_text(record.model_dump_json(indent=2))
     shutil.rmtree(context.checkpoints(cell), ignore_errors=True)

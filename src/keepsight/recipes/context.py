@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,19 @@ from keepsight.train.trackers import Trackers, outside_trackers
 
 Indices = NDArray[np.int64]
 
+_PLAIN_LETTERS = frozenset(string.ascii_lowercase + string.digits + "-.+")
+
+
+def folder_name(title: str) -> str:
+    """A folder's name for what is fitted: `:` and `=` of a retention are spelt out, so that no two share one.
+
+    Example:
+        >>> folder_name("finetune-full+procrustes:2")
+        'finetune-full+procrustes_3a_2'
+    """
+    name = "".join(c if c in _PLAIN_LETTERS else f"_{ord(c):x}_" for c in title)
+    return name if len(name) <= 100 else f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -36,7 +51,7 @@ class Context:
 
     def checkpoints(self, cell: Cell) -> Path:
         """Where a cell that is being trained keeps its checkpoints."""
-        return self.folder / "checkpoints" / cell.method / cell.name
+        return self.folder / "checkpoints" / folder_name(cell.title) / cell.name
 
     def labels(self, indices: Indices) -> Tensor:
         """Class indices [N], or the targets [N, K] of multi-label data."""
@@ -52,7 +67,7 @@ class Context:
         if not processes.is_main():
             yield None
             return
-        name, config = f"{cell.method}-{cell.name}", self.config
+        name, config = f"{folder_name(cell.title)}-{cell.name}", self.config
         outside = outside_trackers(config.trackers, self.folder, name, config.model_dump(mode="json"))
         with Trackers([Events(self.folder / "tensorboard" / name), *outside]) as report:
             yield report
@@ -60,7 +75,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One fit: its name within the method ('seed-0', 'fold-2'), its images, and where it is measured."""
+    """One fit: its name within the method ('seed-0', 'fold-2'), its images, and where it is measured.
+
+    `retain` names what holds the backbone back, where that is compared; the fit itself follows the context's config.
+    """
 
     method: MethodName
     name: str
@@ -70,10 +88,16 @@ class Cell:
     unlabelled: Indices
     measured_on: Indices
     keep_model: bool = False
+    retain: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What records call it: the method, and behind a plus what holds the backbone back."""
+        return self.method if self.retain is None else f"{self.method}+{self.retain}"
 
     def folder(self, root: Path) -> Path:
         """Where its outcome lies."""
-        return root / "cells" / self.method / self.name
+        return root / "cells" / folder_name(self.title) / self.name
 
 
 @dataclass(frozen=True, slots=True)

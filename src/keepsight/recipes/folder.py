@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import platform
@@ -19,15 +21,20 @@ from pydantic import ValidationError
 
 import keepsight
 from keepsight.core import UserError
-from keepsight.core.files import is_sound, make_directory, said_if_full, seal
+from keepsight.core.files import MARKER, is_sound, make_directory, said_if_full, seal, write_text
 from keepsight.core.progress import log
 from keepsight.data.medical import PUBLISHED
 from keepsight.recipes.config import TuneConfig, resolve
 
+PAGE = ("report.json", "report.html", "report.md")
+
 SEAL = ".complete"
 """The last file of a run: hashes of its results."""
 
-RESULTS = ("results.jsonl", "recommendation.json", "report.html")
+RESULTS = ("results.jsonl", "recommendation.json", "diagnosis.json", "losses.json", "notes.json", *PAGE)
+
+MAY_BE = ("tested.json", "ladder.json")
+"""Results that only runs with test images have, and comparisons."""
 
 
 def finish(path: Path) -> None:
@@ -36,8 +43,24 @@ def finish(path: Path) -> None:
     The model's card is left out of it: it is there to be edited.
     """
     model = [file for kind in ("json", "safetensors") for file in sorted((path / "model").glob(f"*.{kind}"))]
-    seal(path, [*RESULTS, *(f"model/{file.name}" for file in model)], SEAL)
+    there = [name for name in MAY_BE if (path / name).is_file()]
+    seal(path, [*RESULTS, *there, *(f"model/{file.name}" for file in model)], SEAL)
     shutil.rmtree(path / "checkpoints", ignore_errors=True)
+
+
+def reseal(path: Path, names: Sequence[str] = PAGE) -> None:
+    """After these files of a sealed folder were written again, the seal holds them as they are now, and all others as they were."""
+    for marker in (SEAL, MARKER):
+        try:
+            digests = json.loads((path / marker).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        changed = [name for name in names if isinstance(digests, dict) and name in digests]
+        for name in changed:
+            with (path / name).open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        if changed:
+            write_text(path / marker, json.dumps(digests))
 
 
 def is_finished(path: Path) -> bool:
@@ -107,6 +130,8 @@ def run_folder(config: TuneConfig, out: str | Path | None, overwrite: bool) -> P
         raise UserError(f"The output folder {path} lies in the data folder {data}: choose one outside of it.")
     if path.exists() and not path.is_dir():
         raise UserError(f"The output {path} is a file: give a folder.")
+    if (path / "ladder.json").is_file():
+        raise UserError(f"The folder {path} holds a comparison, not a run of tune: choose another --out.")
     holds_something = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
     if holds_something and not _same_config(path, config):
         if not _holds_run(path):

@@ -14,30 +14,37 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+import keepsight
 from keepsight.adapters.kept import kept_adapters
 from keepsight.backbones.open_clip_models import OpenClipBackbone
 from keepsight.backbones.text import load_text_tower
 from keepsight.core import Backbone, Dataset, Readout, TextTower, UserError, processes
-from keepsight.core.files import atomic_directory, is_sound
+from keepsight.core.files import atomic_directory, is_sound, seal
 from keepsight.core.progress import log
 from keepsight.data.options import DataConfig
 from keepsight.evaluate.weight_distance import weight_distance
 from keepsight.export.model import TunedModel
-from keepsight.recipes.forgetting_findings import (
-    UNTOUCHED,
-    ForgettingFindings,
-    SharpnessFindings,
-    WeightFindings,
-    records_of_findings,
-)
-from keepsight.recipes.forgetting_measure import Pair, Picture, measure, switch_adapter
-from keepsight.recipes.forgetting_page import write_forgetting_page
+from keepsight.recipes.forgetting_findings import records_of_findings
+from keepsight.recipes.forgetting_measure import Pair, Picture, measure, points_of, switch_adapter
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.forgetting_sharpness import measure_sharpness, own_images
 from keepsight.recipes.origin import Origin, read_origin, untouched_backbone
 from keepsight.recipes.suite import load_suite
+from keepsight.report.forgetting_page import forgetting_page
+from keepsight.report.forgetting_records import (
+    FINDINGS,
+    POINTS,
+    UNTOUCHED,
+    ForgettingFindings,
+    ForgettingPoints,
+    SharpnessFindings,
+    WeightFindings,
+    read_findings,
+)
+from keepsight.report.page import JSON
+from keepsight.report.write import write_page
 
-FINDINGS = "forgetting.json"
+RESULTS = "results.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Forgetting:
 
     Attributes:
         findings: None where no weight of the backbone was changed, so that there is nothing to measure.
-        folder: forgetting.html, forgetting.json, results.jsonl and the pictures; None where nothing was measured.
+        folder: report.html, the records it is made of, and the same in report.json and report.md; None where nothing was measured.
         sentence: The outcome in words.
     """
 
@@ -188,6 +195,9 @@ def _measured(task: _Task, folder: Path, config: ForgettingConfig, overwrite: bo
     wanted = (*hashes, task.against, config)
     if there is not None and not (overwrite and again) and wanted == _identity(there):
         log.info("%s was measured already (--overwrite measures it again)", folder)
+        with processes.main_writes():
+            if processes.is_main() and not (folder / JSON).is_file():  # of a version that wrote another page
+                write_page(folder, forgetting_page(folder))
         return Forgetting(there, folder, there.summary())
     if not overwrite and processes.from_main(lambda: folder.exists() and any(folder.iterdir())):
         raise UserError(
@@ -199,16 +209,19 @@ def _measured(task: _Task, folder: Path, config: ForgettingConfig, overwrite: bo
 
 
 def _identity(found: ForgettingFindings) -> tuple[str, str, str, ForgettingConfig]:
-    return found.weights_before, found.weights_after, found.against, found.config
+    config = ForgettingConfig.model_validate(found.config)
+    return found.weights_before, found.weights_after, found.against, config
 
 
 def _there(folder: Path) -> ForgettingFindings | None:
     if not is_sound(folder):
         return None
     try:
-        return ForgettingFindings.model_validate_json((folder / FINDINGS).read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError):
+        found = read_findings(folder)
+        ForgettingConfig.model_validate(found.config)
+    except (UserError, ValidationError):
         return None
+    return found
 
 
 def _measure_and_write(
@@ -249,7 +262,7 @@ def _measure_and_write(
                 readout=str(readout),
                 weights_before=hashes[0],
                 weights_after=hashes[1],
-                config=config,
+                config=config.model_dump(mode="json"),
                 sets=measured.sets,
                 mean=measured.mean,
                 weights=_weights(task),
@@ -258,8 +271,9 @@ def _measure_and_write(
                 notes=(*suite.notes, *notes),
                 extracted=measured.extracted,
                 seconds=time.monotonic() - start,
+                version=keepsight.__version__,
             )
-            _write(folder, findings, measured.pictures)
+            _write(folder, findings, measured.pictures, config.seed)
             log.info("%s: %s (%.0f s)", model.method, findings.summary(), findings.seconds)
     found = processes.from_main(lambda: _there(folder))
     assert found is not None  # it has just been written
@@ -294,9 +308,13 @@ def _sharpness(task: _Task, config: ForgettingConfig) -> SharpnessFindings | Non
         return measure_sharpness(task.model, dataset, labelled, config)
 
 
-def _write(folder: Path, findings: ForgettingFindings, pictures: Sequence[Picture]) -> None:
-    with atomic_directory(folder, sealed=True) as temporary:
+def _write(folder: Path, findings: ForgettingFindings, pictures: Sequence[Picture], seed: int) -> None:
+    """Records and page. The records alone are sealed: the page can be made again of them."""
+    records = "".join(record.model_dump_json() + "\n" for record in records_of_findings(findings))
+    points = ForgettingPoints(sets=tuple(points_of(picture, seed) for picture in pictures))
+    with atomic_directory(folder) as temporary:
         (temporary / FINDINGS).write_text(findings.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        records = "".join(record.model_dump_json() + "\n" for record in records_of_findings(findings))
-        (temporary / "results.jsonl").write_text(records, encoding="utf-8")
-        write_forgetting_page(temporary, findings, pictures)
+        (temporary / RESULTS).write_text(records, encoding="utf-8")
+        (temporary / POINTS).write_text(points.model_dump_json() + "\n", encoding="utf-8")
+        write_page(temporary, forgetting_page(temporary))
+        seal(temporary, [FINDINGS, RESULTS, POINTS])

@@ -6,6 +6,7 @@ The features before are kept in the user's cache; those after in a folder of the
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,8 +39,9 @@ from keepsight.evaluate.forgetting import (
 from keepsight.export.adapter import FusedAdapter
 from keepsight.features.cache import FeatureCache
 from keepsight.features.extract import Extractor
-from keepsight.recipes.forgetting_findings import AdapterSwitch, BlockSimilarity, Figure, SetFindings
 from keepsight.recipes.forgetting_settings import ForgettingConfig
+from keepsight.report.chart_parts import plain
+from keepsight.report.forgetting_records import SHOWN, AdapterSwitch, BlockSimilarity, Figure, SetFindings, SetPoints
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -86,6 +88,27 @@ class Measured:
     extracted: int
 
 
+def figure_of(change: Change) -> Figure:
+    """The change as a record, without its draws."""
+    return Figure(before=change.before, after=change.after, low=change.low, high=change.high, kind=change.kind)
+
+
+def points_of(picture: Picture, seed: int) -> SetPoints:
+    """The picture as a record: at most `SHOWN` of its points, drawn by the seed, with four digits of their largest coordinate."""
+    chosen = np.sort(np.random.default_rng((seed, 7)).permutation(len(picture.labels_N))[:SHOWN])
+    both = [points_N2[chosen] for points_N2 in (picture.before_N2, picture.after_N2)]
+    reach = max(float(np.abs(points_M2).max(initial=0.0)) for points_M2 in both)
+    digits = 3 - math.floor(math.log10(reach)) if reach > 0 else 0
+    before, after = ([(float(x), float(y)) for x, y in points_M2.round(digits)] for points_M2 in both)
+    return SetPoints(
+        name=picture.name,
+        before=tuple(before),
+        after=tuple(after),
+        labels=tuple(picture.labels_N[chosen].tolist()),
+        classes=tuple(plain(name) for name in picture.classes),
+    )
+
+
 def measure(pair: Pair, sets: Sequence[Dataset], readout: Readout, config: ForgettingConfig, cache: Path) -> Measured:
     """Changes on every set and their mean; under several processes all must call it, and the main one measures.
 
@@ -124,14 +147,14 @@ def measure(pair: Pair, sets: Sequence[Dataset], readout: Readout, config: Forge
                 name=dataset.name,
                 images=len(every),
                 classes=len(dataset.classes),
-                figures={name: Figure.of(change) for name, change in found.items()},
+                figures={name: figure_of(change) for name, change in found.items()},
                 blocks=tuple(_blocks(pair, (before, after), (x0_NF, x_NF), readout, config)),
             )
         )
         p0_N2, p_N2 = (p.double().numpy() for p in rotated_picture(x0_NF, x_NF))
         pictures.append(Picture(dataset.name, p0_N2, p_N2, dataset.labels, dataset.classes))
     shared = [name for name in changes[0] if all(name in of for of in changes)]
-    mean = {name: Figure.of(mean_change([of[name] for of in changes])) for name in shared}
+    mean = {name: figure_of(mean_change([of[name] for of in changes])) for name in shared}
     return Measured(tuple(findings), mean, tuple(pictures), extracted)
 
 

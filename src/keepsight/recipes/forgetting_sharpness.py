@@ -18,9 +18,9 @@ from keepsight.data.transforms import load_batch
 from keepsight.evaluate.sharpness import sharpness
 from keepsight.export.model import TunedModel
 from keepsight.recipes.config import resolve
-from keepsight.recipes.forgetting_findings import SharpnessFindings
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.origin import ANCESTORS
+from keepsight.report.forgetting_records import SharpnessFindings
 
 BATCH = 64
 

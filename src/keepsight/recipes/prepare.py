@@ -1,19 +1,27 @@
-"""What a run works on: its config, the images that can be read, the splits. Knows no method."""
+"""What a run works on: its config, the images that can be read, the splits, their features. Knows no method."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keepsight.core import Dataset, UserError, processes
+from keepsight.core import Backbone, Dataset, UserError, processes
+from keepsight.core.files import write_text
 from keepsight.core.progress import log
 from keepsight.data.load import check_dataset, load_dataset
 from keepsight.data.scan import BadImage, find_unreadable
 from keepsight.data.splits import Splits, make_splits
 from keepsight.data.subset import subset
+from keepsight.evaluate.cost import measured
+from keepsight.features.extract import Extractor
 from keepsight.recipes.config import TuneConfig, resolve
+from keepsight.recipes.context import Context
+from keepsight.recipes.folder import environment
+from keepsight.recipes.origin import Origin, sketch
+from keepsight.recipes.readout import readout_of
 
 
 def config_and_images(data: Any, settings: dict[str, Any]) -> tuple[TuneConfig, Dataset | None]:
@@ -59,3 +67,42 @@ def splits_of(config: TuneConfig, dataset: Dataset, file: Path, overwrite: bool)
     if file.is_file() and not overwrite:
         return Splits.read(file, dataset)
     return make_splits(dataset, config.split, tuple(range(config.seeds)))
+
+
+def opened(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backbone: Backbone) -> Context:
+    """What all fits of a run share: environment and splits are written, the readout is chosen, all features are in the cache.
+
+    Under several processes all call it: they share the extraction.
+    """
+    with processes.main_writes():
+        if processes.is_main():
+            write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            splits.save(path / "splits.json")
+    draw = splits.draws[0]
+    log.info(
+        "%s: %d images, %d classes; %d labelled, %d validation, %d unlabelled, %d test",
+        dataset.name,
+        len(dataset.images),
+        len(dataset.classes),
+        len(draw.labelled),
+        len(draw.validation),
+        len(draw.unlabelled),
+        len(splits.test),
+    )
+    extractor = Extractor(backbone, dataset.images)
+    with measured() as cost:
+        readout = readout_of(config, dataset, extractor, draw, path)
+        extractor.fill(np.arange(len(dataset.images)), readout.parts)
+    extracted = sum(processes.everyone(extractor.extracted))
+    log.info("features ready after %.1f s (%d images through the backbone)", cost.seconds, extracted)
+    return Context(config, dataset, backbone, readout, extractor, path)
+
+
+def origin_of(context: Context) -> Origin:
+    """Which weights and images the models of a run come from."""
+    return Origin(
+        backbone=context.config.backbone,
+        weights=context.backbone.weights_hash(),
+        data=context.dataset.name,
+        images=sketch(context.extractor.keys(np.arange(len(context.dataset.images)))),
+    )

@@ -24,7 +24,11 @@ from keepsight.recipes.probe_models import Asked, open_both
 from keepsight.recipes.probe_parts import Part, measured_part
 from keepsight.recipes.probe_settings import PROBES, ProbingConfig
 from keepsight.recipes.probe_table import records_of_probe
-from keepsight.report.probes import FACTS, RESULTS, Looks, Picture, ProbeFacts, read_probe_facts, write_probe_reports
+from keepsight.report.galleries import write_galleries
+from keepsight.report.probe_examples import Item, Looks, probe_galleries
+from keepsight.report.probe_page import probe_page
+from keepsight.report.probes import FACTS, RESULTS, ProbeFacts, read_probe_facts, write_probe_table
+from keepsight.report.write import write_page
 
 __all__ = ["ProbeRun", "make_probe", "probe"]
 
@@ -89,7 +93,7 @@ def _same(there: ProbeFacts, config: ProbingConfig, weights: tuple[str, ...]) ->
 
 def _run(config: ProbingConfig, path: Path, model: Asked, other: Asked | None, facts: ProbeFacts) -> ProbeRun:
     results: list[Result] = []
-    pictures: list[Picture] = []
+    items: list[Item] = []
     looks: list[Looks] = []
     asked = [each for each in (other, model) if each is not None]
     texts = {each.title: each.text() for each in asked}
@@ -118,22 +122,24 @@ def _run(config: ProbingConfig, path: Path, model: Asked, other: Asked | None, f
         before = None if other is None else (other.title, parts[other.title])
         results += records_of_probe(name, config.seed, (model.title, parts[model.title]), before, facts.against)
         earlier = None if before is None else before[1]
-        pictures += _pictures(made, parts[model.title], earlier, config.examples)
+        items += _items(made, parts[model.title], earlier, config.examples)
         looks += _looks(made, parts[model.title], earlier)
-    if not results and not pictures:
+    if not results and not items:
         raise UserError(f"No probe could be asked: {' '.join(notes)}")
     for note in notes:
         log.info("%s", note)
     facts = facts.model_copy(update={"notes": tuple(notes)})
     write_text(path / FACTS, facts.model_dump_json(indent=2) + "\n")
     write_text(path / RESULTS, "".join(r.model_dump_json() + "\n" for r in results))
-    write_probe_reports(path, pictures, looks)
+    write_galleries(path, probe_galleries(items, looks))
+    write_probe_table(path)
+    write_page(path, probe_page(path))
     shutil.rmtree(path / "work", ignore_errors=True)
     seal(path, [FACTS, RESULTS], SEAL)
     return ProbeRun(path, results, facts.notes)
 
 
-def _pictures(made: Probe, after: Part, before: Part | None, most: int) -> Iterator[Picture]:
+def _items(made: Probe, after: Part, before: Part | None, most: int) -> Iterator[Item]:
     """Test items with what is said of them; first those whose answer the tuning turned, then in the probe's order."""
     examples = after.findings.examples
     earlier: list[Example | None] = [None] * len(examples)
@@ -146,7 +152,7 @@ def _pictures(made: Probe, after: Part, before: Part | None, most: int) -> Itera
     order = sorted(range(len(examples)), key=lambda place: not turned[place])
     for place in order[:most]:
         example, was = examples[place], earlier[place]
-        yield Picture(
+        yield Item(
             made.name,
             made.images.load(example.row),
             example.truth,
@@ -158,7 +164,7 @@ def _pictures(made: Probe, after: Part, before: Part | None, most: int) -> Itera
 
 
 def _looks(made: Probe, after: Part, before: Part | None) -> Iterator[Looks]:
-    """One sheet for each kind of map; of both networks, where both have the same ones."""
+    """Each kind of map; of both networks, where both have the same ones."""
     parts = (after,) if before is None else (before, after)
     of = [{(h.name, h.row): h.values for h in part.findings.heats} for part in parts]
     for name in dict.fromkeys(h.name for h in after.findings.heats):

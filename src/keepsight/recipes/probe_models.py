@@ -23,10 +23,10 @@ from keepsight.backbones.text import load_text_tower
 from keepsight.core import Backbone, TextTower, UserError
 from keepsight.core.progress import log
 from keepsight.export.model import TunedModel
-from keepsight.recipes.forgetting_findings import UNTOUCHED
 from keepsight.recipes.origin import read_origin
 from keepsight.recipes.probe_settings import NONE, RANDOM, LoadingConfig, ProbingConfig
 from keepsight.recipes.visft_settings import VisftConfig
+from keepsight.report.forgetting_records import UNTOUCHED
 from keepsight.report.visft import FACTS as VISFT_FACTS
 from keepsight.report.visft import read_visft_facts
 

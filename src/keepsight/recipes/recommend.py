@@ -35,7 +35,7 @@ def recommend(
         methods: In the order of their cost.
         wrong_by_method: For each method, whether it was wrong on each labelled image when that was held out (same order
             of images for all); empty where no cross-validation was possible.
-        folds: Number of folds.
+        folds: Number of folds; 1 for predictions on validation images.
         has_unlabelled: Whether there are unlabelled images.
     """
     if not wrong_by_method:
@@ -64,7 +64,7 @@ def recommend(
     compared = f" ({others})" if others else ""
     return Recommendation(
         method=best,
-        why=f"Recommended: {best}, because it has the lowest {folds}-fold cross-validated error on the {n} labelled images: "
+        why=f"Recommended: {best}, because it has the lowest {_figure('error', folds)} on the {n} {_images(folds)} images: "
         f"{100 * errors[best]:.1f} %{compared}; the test labels were not used.{doubt if others else ''}",
         criterion="cross-validation",
     )
@@ -80,7 +80,7 @@ def recommend_by_map(
         predicted: For each method the probabilities [N, K] of the labelled images when they were held out (same order of images
             for all); empty where no cross-validation was possible.
         targets_NK: The truth.
-        folds: Number of folds.
+        folds: Number of folds; 1 for predictions on validation images.
     """
     found = {m: mean_average_precision(scores, targets_NK) for m, scores in predicted.items()}
     if not found or any(np.isnan(value) for value in found.values()):
@@ -104,8 +104,16 @@ def recommend_by_map(
     compared = f" ({others})" if others else ""
     return Recommendation(
         method=best,
-        why=f"Recommended: {best}, because it has the highest {folds}-fold cross-validated mean average precision (mAP) on the "
-        f"{len(targets_NK)} labelled images: {100 * found[best]:.1f} %{compared}; the test labels were not used."
+        why=f"Recommended: {best}, because it has the highest {_figure('mean average precision (mAP)', folds)} on the "
+        f"{len(targets_NK)} {_images(folds)} images: {100 * found[best]:.1f} %{compared}; the test labels were not used."
         f"{doubt if others else ''}",
         criterion="cross-validation",
     )
+
+
+def _figure(name: str, folds: int) -> str:
+    return f"{folds}-fold cross-validated {name}" if folds > 1 else name
+
+
+def _images(folds: int) -> str:
+    return "labelled" if folds > 1 else "validation"

@@ -13,8 +13,10 @@ from keepsight.evaluate.intervals import Interval, interval
 from keepsight.evaluate.multilabel import MAP, multilabel_intervals
 from keepsight.evaluate.resampled import all_intervals
 from keepsight.recipes.cells import Cell, CellOutcome, Context
-from keepsight.recipes.config import MethodName
 from keepsight.recipes.context import Indices
+
+VALIDATION = "validation"
+"""The cell, and the split in records, that is measured on validation images where labelled ones allow no cross-validation."""
 
 
 def _result(
@@ -50,12 +52,11 @@ def _result(
         trainable_parameters=records[0].trainable_parameters,
         seconds=float(np.mean([r.seconds for r in records])),
         peak_mib=max(r.peak_mib for r in records),
+        retain=method.partition("+")[2] or None,
     )
 
 
-def on_test(
-    context: Context, method: MethodName, test: Indices, of: Sequence[tuple[Draw, CellOutcome]]
-) -> list[Result]:
+def on_test(context: Context, method: str, test: Indices, of: Sequence[tuple[Draw, CellOutcome]]) -> list[Result]:
     """Every metric of one method on the test images, for each of the draws it was fitted on and over all of them."""
     n, made = len(test), []
     if n == 0 or not of:
@@ -86,18 +87,21 @@ def _cross_validated(context: Context, predicted_NK: Floats, indices: Indices) -
 
 def records_of(
     context: Context,
-    methods: Sequence[MethodName],
+    methods: Sequence[str],
     splits: Splits,
-    outcomes: Mapping[tuple[MethodName, str], CellOutcome],
+    outcomes: Mapping[tuple[str, str], CellOutcome],
     cv: Sequence[Cell],
 ) -> list[Result]:
-    """For each method: every metric on test for each seed and over seeds, and its cross-validated error (or mAP)."""
+    """For each method: every metric on test for each seed and over seeds, and its cross-validated error (or mAP).
+
+    A method is called as `Cell.title` does.
+    """
     made = []
     for method in methods:
         first = splits.draws[0]
         of = [(draw, outcomes[method, f"seed-{draw.seed}"]) for draw in splits.draws]
         made += on_test(context, method, splits.test, of)
-        folds = [c for c in cv if c.method == method]
+        folds = [c for c in cv if c.title == method]
         if folds:
             probabilities = np.concatenate([outcomes[method, c.name].probabilities for c in folds])
             indices = np.concatenate([c.measured_on for c in folds])
@@ -109,7 +113,7 @@ def records_of(
                 _result(
                     context,
                     method,
-                    "cross-validation",
+                    VALIDATION if folds[0].name == VALIDATION else "cross-validation",
                     metric,
                     found,
                     len(indices),

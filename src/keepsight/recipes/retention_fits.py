@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from keepsight.core import Backbone, Dataset, Head, UserError
 from keepsight.core.files import is_sound
@@ -28,11 +27,11 @@ from keepsight.features.extract import Extractor
 from keepsight.methods.consistency import Consistency
 from keepsight.methods.encoder import Adapter, TunedBackbone
 from keepsight.methods.frozen import Probe
-from keepsight.objectives.weight_space import between
 from keepsight.recipes.config import FinetuneSettings, MethodName, TuneConfig
 from keepsight.recipes.context import Cell, Context
 from keepsight.recipes.fit_finetune import fit_finetune
 from keepsight.recipes.fit_frozen import fit_head
+from keepsight.recipes.interpolate import mixed_network
 from keepsight.recipes.retention_config import CONTROL, PLAIN, CompareConfig, alpha_of, retain_of
 from keepsight.recipes.sweep_points import folder_names
 from keepsight.train import ImageBatches, WithReference, train
@@ -235,12 +234,5 @@ def mixed(task: Task, key: Key, alpha: float) -> Made:
     if not is_sound(folder):
         raise UserError(f"{key.variant} is made of the plain training with the same seed, which failed.")
     end = TunedModel.load(folder / "model")
-    backbone = copy.deepcopy(task.context.backbone)
-    head = probe_head(task.context, cell_of_key(task, key))
-    both = torch.nn.ModuleList([backbone.network, head])
-    start = both.state_dict()
-    state = torch.nn.ModuleList([end.backbone.network, end.head]).state_dict()
-    if state.keys() != start.keys():
-        raise UserError(f"{key.variant} mixes weights with their start, and {key.method} adds some that have none.")
-    both.load_state_dict(between(start, state, alpha))
-    return Made(backbone.eval(), head.eval())
+    start = probe_head(task.context, cell_of_key(task, key))
+    return Made(*mixed_network(task.context, start, end, alpha, key.method))

@@ -12,27 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import keepsight
 from keepsight.backbones.load import load_backbone
 from keepsight.core import Backbone, CollapsedError, Dataset, Readout, Result, UserError, processes
-from keepsight.core.files import atomic_file, said_if_full, sweep, write_text
+from keepsight.core.files import said_if_full, sweep, write_text
 from keepsight.core.progress import log
 from keepsight.core.result import read_results
 from keepsight.data.load import load_dataset
 from keepsight.data.splits import Draw, Splits, folds_of
 from keepsight.evaluate.classification import Floats
-from keepsight.evaluate.cost import measured
 from keepsight.export.model import Images, Predictions, TunedModel
 from keepsight.features.device import start_processes
-from keepsight.features.extract import Extractor
-from keepsight.recipes.card import write_model_card
 from keepsight.recipes.cells import Cell, CellOutcome, Context, run_cell
 from keepsight.recipes.config import TRAINABLE, MethodName, TuneConfig, as_yaml
+from keepsight.recipes.ending import SKIPPED as SKIPPED
+from keepsight.recipes.ending import Ending as Ending
+from keepsight.recipes.ending import finish_run as finish_run
 from keepsight.recipes.folder import (
     check_writable,
     clear,
-    environment,
-    finish,
     is_finished,
     log_file,
     owned,
@@ -40,17 +37,13 @@ from keepsight.recipes.folder import (
 )
 from keepsight.recipes.forgetting import forgetting_note, forgetting_of_run
 from keepsight.recipes.multilabel import said_of, suited
-from keepsight.recipes.origin import Origin, sketch, write_origin
-from keepsight.recipes.prepare import config_and_images, readable_images, splits_of
-from keepsight.recipes.readout import readout_of
+from keepsight.recipes.origin import Origin
+from keepsight.recipes.prepare import config_and_images, opened, origin_of, readable_images, splits_of
 from keepsight.recipes.recommend import Recommendation, recommend, recommend_by_map
-from keepsight.recipes.records import records_of
 from keepsight.recipes.suite import check_suite
-from keepsight.report.html import write_html
+from keepsight.report.page import JSON, read_page
+from keepsight.report.run_records import COMMAND
 from keepsight.train.trackers import check_trackers
-
-SKIPPED = "skipped.json"
-"""The images that could not be read, where they are skipped."""
 
 
 class Run:
@@ -71,6 +64,11 @@ class Run:
     def model(self) -> TunedModel:
         """The recommended method's model, fitted on the first seed's labels."""
         return TunedModel.load(self.path / "model")
+
+    @functools.cached_property
+    def answer(self) -> str:
+        """The first sentence of the run's page; "" where the run is of a version without one."""
+        return read_page(self.path / JSON).answer if (self.path / JSON).is_file() else ""
 
     def predict(self, images: Images) -> Predictions:
         """`TunedModel.predict` of the recommended model."""
@@ -131,7 +129,7 @@ def _recommendation(
     dataset: Dataset,
     methods: Sequence[MethodName],
     splits: Splits,
-    outcomes: Mapping[tuple[MethodName, str], CellOutcome],
+    outcomes: Mapping[tuple[str, str], CellOutcome],
     cv: Sequence[Cell],
 ) -> Recommendation:
     held_out = {m: [outcomes[m, c.name].probabilities for c in cv if c.method == m] for m in methods}
@@ -146,49 +144,12 @@ def _recommendation(
     return recommend(methods, wrong, folds, has_unlabelled)
 
 
-def _finish(
-    config: TuneConfig,
-    context: Context,
-    splits: Splits,
-    outcomes: dict[tuple[MethodName, str], CellOutcome],
-    cv: Sequence[Cell],
-    collapsed: Mapping[MethodName, CollapsedError],
-    origin: Origin,
-    forgot: str,
-) -> None:
-    methods = tuple(method for method in config.methods if method not in collapsed)
-    if not methods:
-        raise next(iter(collapsed.values()))
-    cv = [cell for cell in cv if cell.method in methods]
-    recommendation = _recommendation(context.dataset, methods, splits, outcomes, cv)
-    results = records_of(context, methods, splits, outcomes, cv)
-    path = context.folder
-    write_text(path / "results.jsonl", "".join(r.model_dump_json() + "\n" for r in results))
-    chosen = path / "cells" / recommendation.method / f"seed-{splits.draws[0].seed}" / "model"
-    TunedModel.load(chosen).save(path / "model", keepsight.__version__)
-    write_model_card(path / "model" / "README.md", context, splits, results, recommendation)
-    write_origin(path, origin)
-    write_origin(path / "model", origin)
-    notes = {"Configuration": as_yaml(config), "Environment": (path / "environment.json").read_text(encoding="utf-8")}
-    if (path / SKIPPED).is_file():
-        left_out = json.loads((path / SKIPPED).read_text(encoding="utf-8"))
-        reasons = "\n".join(bad["reason"] for bad in left_out)
-        notes = {f"Images left out, since they cannot be read: {len(left_out)}": reasons, **notes}
-    if forgot:
-        notes = {"What was forgotten": forgot, **notes}
-    if collapsed:
-        notes = {"Methods without a result": "\n".join(str(error) for error in collapsed.values()), **notes}
-    write_html(path / "report.html", context.dataset.name, results, recommendation.method, recommendation.why, notes)
-    with atomic_file(path / "recommendation.json") as temporary:
-        temporary.write_text(recommendation.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    finish(path)
-
-
 def tune(
     data: Any,
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    command: str = "",
     **settings: Any,
 ) -> Run:
     """Tune a pretrained model on images, compare the methods, recommend one; everything is saved in one folder.
@@ -200,6 +161,7 @@ def tune(
             `Dataset`, a data set of `datasets` or torchvision (see `load_dataset`); or a complete config.
         out: The run's folder; see `run_folder` for the default. A killed run is resumed by the same call.
         overwrite: Replace what is in `out`.
+        command: What started it, for the page; empty in Python.
         **settings: Settings as in a config file, nested by dictionaries: ``methods=["probe"], split={"labels": 40}``.
 
     Returns:
@@ -239,6 +201,7 @@ def tune(
         with processes.main_writes():
             if processes.is_main():
                 _take(held, path, config, overwrite)
+                write_text(path / COMMAND, command + "\n")
                 if skipped:
                     write_text(path / SKIPPED, json.dumps([bad.model_dump() for bad in skipped], indent=2) + "\n")
         return _run(used, path, dataset, splits, backbone)
@@ -256,30 +219,9 @@ def _take(held: contextlib.ExitStack, path: Path, config: TuneConfig, overwrite:
 
 
 def _run(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backbone: Backbone) -> Run:
-    with processes.main_writes():
-        if processes.is_main():
-            write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-            splits.save(path / "splits.json")
-    draw = splits.draws[0]
-    log.info(
-        "%s: %d images, %d classes; %d labelled, %d validation, %d unlabelled, %d test",
-        dataset.name,
-        len(dataset.images),
-        len(dataset.classes),
-        len(draw.labelled),
-        len(draw.validation),
-        len(draw.unlabelled),
-        len(splits.test),
-    )
-    extractor = Extractor(backbone, dataset.images)
-    with measured() as cost:
-        readout = readout_of(config, dataset, extractor, draw, path)
-        extractor.fill(np.arange(len(dataset.images)), readout.parts)
-    extracted = sum(processes.everyone(extractor.extracted))
-    log.info("features ready after %.1f s (%d images through the backbone)", cost.seconds, extracted)
-    context = Context(config, dataset, backbone, readout, extractor, path)
+    context = opened(config, path, dataset, splits, backbone)
     cv, final = _cells(config, dataset, splits)
-    outcomes = {}
+    outcomes: dict[tuple[str, str], CellOutcome] = {}
     collapsed: dict[MethodName, CollapsedError] = {}
     for cell in [*cv, *final]:
         if cell.method in collapsed:
@@ -292,16 +234,17 @@ def _run(config: TuneConfig, path: Path, dataset: Dataset, splits: Splits, backb
             continue
         seen = said_of(outcome.probabilities, dataset, cell.measured_on)
         log.info("%s %s: %s, %.1f s", cell.method, cell.name, seen, outcome.record.seconds)
-    origin = Origin(
-        backbone=config.backbone,
-        weights=backbone.weights_hash(),
-        data=dataset.name,
-        images=sketch(extractor.keys(np.arange(len(dataset.images)))),
-    )
-    forgot = _forgotten(context, origin, draw, [method for method in config.methods if method not in collapsed])
+    origin = origin_of(context)
+    methods = [method for method in config.methods if method not in collapsed]
+    forgot = _forgotten(context, origin, splits.draws[0], methods)
     with processes.main_writes():
         if processes.is_main():
-            _finish(config, context, splits, outcomes, cv, collapsed, origin, forgot)
+            if not methods:
+                raise next(iter(collapsed.values()))
+            cv = [cell for cell in cv if cell.method in methods]
+            recommendation = _recommendation(dataset, methods, splits, outcomes, cv)
+            sentences = [str(error) for error in collapsed.values()]
+            finish_run(context, splits, Ending(methods, outcomes, cv, recommendation, forgot, sentences), origin)
     return load_run(path)
 
 

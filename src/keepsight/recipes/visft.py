@@ -29,9 +29,15 @@ from keepsight.recipes.visft_data import Scenes, kept_maps, made_of, open_backbo
 from keepsight.recipes.visft_heads import TrainedHead, trained_head
 from keepsight.recipes.visft_joint import Choice, Probed, Tuned, check_retention, tune_jointly
 from keepsight.recipes.visft_measure import Measured, ReadMaps, from_backbone, from_maps, measure_all
+from keepsight.recipes.visft_precision import precision_record
 from keepsight.recipes.visft_settings import VisftConfig
 from keepsight.recipes.within import Watched
-from keepsight.report.visft import FACTS, RESULTS, VisftFacts, read_visft_facts, write_visft_reports
+from keepsight.report.galleries import write_galleries
+from keepsight.report.scene_examples import write_scene_examples
+from keepsight.report.scene_records import write_precision
+from keepsight.report.visft import FACTS, RESULTS, VisftFacts, read_visft_facts, write_visft_table
+from keepsight.report.visft_page import visft_page
+from keepsight.report.write import write_page
 
 Both = dict[tuple[Task, str], Measured]
 
@@ -230,7 +236,10 @@ def _write(
             write_text(path / "predictions" / f"{task}-{part}.json", json.dumps(said, ensure_ascii=False) + "\n")
     if isinstance(backbone, Tuned):
         save_tuned_backbone(path / "backbone", backbone.backbone, backbone.adapter, keepsight.__version__)
-    write_visft_reports(path, scenes.dataset, scenes.measured())
+    write_precision(path, precision_record(scenes.dataset.classes, before, after))
+    write_galleries(path, write_scene_examples(path, scenes.dataset, scenes.measured()))
+    write_visft_table(path)
+    write_page(path, visft_page(path))
     seal(path, [FACTS, RESULTS], SEAL)
 
 

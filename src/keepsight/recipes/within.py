@@ -278,6 +278,26 @@ def _change(watched: Watched, context: Context, fitted: Fitted) -> float:
     return watched.change(read, device)
 
 
+def greatest_step(fits: Callable[[int], bool]) -> int:
+    """The greatest of the steps 1 to `STEPS` that fits, found by bisection as if those above one that does not fit did not either.
+
+    0, which needs no measurement, where none does.
+
+    Example:
+        >>> greatest_step(lambda step: step <= 7)
+        7
+    """
+    good, bad = 0, STEPS + 1
+    if fits(STEPS):
+        good = STEPS
+    else:
+        bad = STEPS
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
 def _searched(
     context: Context,
     encoder: TunedBackbone,
@@ -296,14 +316,7 @@ def _searched(
         changes[f"{alpha:.1f}"] = change = watched.change(encoder.read, device)
         return change >= -limit
 
-    good, bad = 0, STEPS + 1  # alpha 0 needs no measurement
-    if fits(STEPS):
-        good = STEPS
-    else:
-        bad = STEPS
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    good = greatest_step(fits)
     return Kept(
         limit=limit,
         alpha=good / STEPS,

@@ -24,6 +24,7 @@ from keepsight.core import Config, UserError
 
 JSON = "report.json"
 
+_LINK = re.compile(r"(?!\.*/)(?!.*\.\.)[A-Za-z0-9._-][A-Za-z0-9._/-]*")
 _DATA = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
 
 
@@ -45,6 +46,8 @@ class Table(Config):
         rows: As many texts each as there are headings.
         marked: Numbers of the rows that are set off (the recommended method).
         filtered: Whether the page offers to filter the rows by what is typed.
+        links: Where the first text of each row leads, relative to the page; "" for nowhere. Empty where no row leads anywhere. Only
+            the list that `keepsight ui` serves has any.
     """
 
     kind: Literal["table"] = "table"
@@ -54,11 +57,16 @@ class Table(Config):
     rows: tuple[tuple[str, ...], ...]
     marked: tuple[int, ...] = ()
     filtered: bool = False
+    links: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _even(self) -> Table:
         if any(len(row) != len(self.headings) for row in self.rows):
             raise ValueError("every row of a table needs as many texts as there are headings")
+        if self.links and len(self.links) != len(self.rows):
+            raise ValueError("a table with links needs one for every row, if an empty one")
+        if any(link and not _LINK.fullmatch(link) for link in self.links):
+            raise ValueError("a link is a relative address of letters, digits, dots, dashes, underscores and slashes")
         return self
 
 

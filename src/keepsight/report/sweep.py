@@ -1,33 +1,25 @@
-"""The reports of a sweep, made from the records in its folder: figures, tables in text and Markdown, and one page of HTML."""
+"""The files of a sweep, made from the records in its folder: the page, tables in text and Markdown, figures for documents."""
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from keepsight.core.files import atomic_file, write_text
-from keepsight.report.html import STYLE
 from keepsight.report.sweep_figure import draw, paper_methods
+from keepsight.report.sweep_page import sweep_page
 from keepsight.report.sweep_records import read_facts, read_failures, read_records
 from keepsight.report.sweep_table import SweepTable, tables
+from keepsight.report.write import write_page
 
 WIDTH = 132
-
-_MORE_STYLE = """
-figure img { width: 100%; max-width: 50rem; background: #fff; }
-td small { color: var(--soft); display: block; }
-td.best { font-weight: 600; } td.clear { color: var(--mark); }
-tr.family td { text-align: left; color: var(--soft); font-size: .85rem; padding-top: .8rem; }
-"""
 
 
 def write_reports(path: Path, against: str | None = None) -> list[Path]:
@@ -38,7 +30,7 @@ def write_reports(path: Path, against: str | None = None) -> list[Path]:
         against: The method that the others are compared with; by default what the sweep was started with.
 
     Returns:
-        The files.
+        The files, without those of the page (`write_page`).
 
     Raises:
         UserError: There are no records, or they are damaged.
@@ -51,8 +43,8 @@ def write_reports(path: Path, against: str | None = None) -> list[Path]:
     print_sweep(found, against, Console(file=text, width=WIDTH, highlight=False))
     write_text(path / "table.txt", text.getvalue())
     write_text(path / "table.md", markdown(found, against))
-    write_text(path / "sweep.html", _page(path, found, against, figures))
-    return [*figures, path / "table.txt", path / "table.md", path / "sweep.html"]
+    write_page(path, sweep_page(path, against))
+    return [*figures, path / "table.txt", path / "table.md"]
 
 
 def read_tables(path: Path) -> list[SweepTable]:
@@ -141,74 +133,6 @@ def _write_figures(path: Path, found: Sequence[SweepTable]) -> list[Path]:
                     temporary.write_bytes(content)
                 written.append(file)
     return written
-
-
-def _page(path: Path, found: Sequence[SweepTable], against: str | None, figures: Sequence[Path]) -> str:
-    facts = found[0].facts if found else read_facts(path)
-    sets = ", ".join(dict.fromkeys(table.place.dataset for table in found))
-    pictures = "".join(_picture(file) for file in figures if file.suffix == ".svg")
-    body = "".join(_section(table, against) for table in found)
-    seeds = max((table.seeds for table in found), default=0)
-    listed = ", ".join(str(seed) for seed in sorted({r.seed for t in found for r in t.records if r.seed is not None}))
-    notes = {
-        "Command": facts.command or "started in Python",
-        "Configuration": yaml.safe_dump(facts.config, sort_keys=False, allow_unicode=True),
-    }
-    if (path / "environment.json").is_file():
-        notes["Environment"] = (path / "environment.json").read_text(encoding="utf-8")
-    end = "".join(f"<h2>{escape(heading)}</h2><pre>{escape(text)}</pre>" for heading, text in notes.items())
-    intervals = (
-        "Intervals of errors are 95 % intervals over seeds and test images together; those of differences are 95 % t intervals "
-        "over seeds, paired: both methods of a difference learnt from the same labelled images and were tested on the same ones."
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>keepsight: error by number of labels</title><style>{STYLE}{_MORE_STYLE}</style></head><body>"
-        f"<h1>Error by number of labels</h1><p>{escape(sets)}; keepsight {escape(facts.version)}; {seeds} seeds ({listed}).</p>"
-        f'<p class="main">{intervals} No choice was made on test images, except where a caption says so.</p>'
-        f"{pictures}{body}{end}</body></html>\n"
-    )
-
-
-def _picture(file: Path) -> str:
-    content = base64.b64encode(file.read_bytes()).decode()
-    which = "all methods" if file.name.startswith("labels-all-") else "supervised methods and content-style"
-    return (
-        f'<figure><img alt="Test error against the number of labelled images, {which}" src="data:image/svg+xml;base64,{content}">'
-        f"<figcaption>Test error against the number of labelled images, {which}: means over seeds, 95 % intervals over seeds and "
-        f"images. Full lines: frozen backbone; broken lines: a network trained on images. The same in {escape(file.name)} and as "
-        f"PNG.</figcaption></figure>"
-    )
-
-
-def _section(table: SweepTable, against: str | None) -> str:
-    head = "<tr><th>method</th>" + "".join(f"<th>{n:,} labels</th>" for n in table.labels) + "</tr>"
-    errors = differences = head
-    best = {labels: table.best(labels) for labels in table.labels}
-    for family, methods in table.families():
-        row = f'<tr class="family"><td colspan="{len(table.labels) + 1}">{escape(family)}</td></tr>'
-        errors, differences = errors + row, differences + row
-        for method in methods:
-            cells = said = ""
-            for labels in table.labels:
-                error, below = table.error_text(method, labels)
-                small = f"<small>{escape(below)}</small>" if below else ""
-                cells += f'<td class="{"best" if best[labels] == method else ""}">{escape(error)}{small}</td>'
-                text = table.difference_text(method, labels, against)
-                said += f'<td class="{"clear" if text.endswith("*") else ""}">{escape(text)}</td>'
-            errors += f"<tr><td>{escape(method)}</td>{cells}</tr>"
-            differences += f"<tr><td>{escape(method)}</td>{said}</tr>"
-    parts = [
-        f"<h2>{escape(table.place.dataset)}, {escape(table.place.model)}</h2>",
-        f"<p>{escape(table.caption())} Bold: the least error.</p>",
-        f'<div class="scroll"><table>{errors}</table></div>',
-    ]
-    if len(table.methods) > 1:
-        parts.append(f"<p>{escape(table.difference_caption(against))}</p>")
-        parts.append(f'<div class="scroll"><table>{differences}</table></div>')
-    for f in table.failures:
-        parts.append(f"<p>Failed: {escape(f.method)}, {f.labels} labels, seed {f.seed}: {escape(f.sentence)}</p>")
-    return "".join(parts)
 
 
 def _text(text: str) -> str:

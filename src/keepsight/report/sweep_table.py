@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ class SweepTable:
         self.seeds = max((r.seeds for r in self.records), default=0)
         self._over_seeds = {(r.method, r.labels): r for r in self.records if r.seed is None}
         self._by_seed = {(r.method, r.labels, r.seed): r.value for r in self.records if r.seed is not None}
-        self._failed = {(f.method, f.labels): f for f in self.failures}
+        self._failed = Counter((f.method, f.labels) for f in self.failures)
 
     def families(self) -> list[tuple[str, list[str]]]:
         """Family and its methods, frozen first."""
@@ -117,12 +118,17 @@ class SweepTable:
 
     def error_text(self, method: str, labels: int) -> tuple[str, str]:
         """'8.1 [6.9, 9.3]' and what stands below it: seconds, and seeds that failed."""
-        failed = sum((f.method, f.labels) == (method, labels) for f in self.failures)
         found = self.summary(method, labels)
         if found is None:
-            return ("failed" if failed else "-"), ""
-        below = f"{found.seconds:.1f} s" + (f", {failed} of {failed + found.seeds} seeds failed" if failed else "")
+            return ("failed" if (method, labels) in self._failed else "-"), ""
+        failed = self.failed_text(method, labels)
+        below = f"{found.seconds:.1f} s" + (f", {failed}" if failed else "")
         return f"{percent(found.value)} [{percent(found.ci_low)}, {percent(found.ci_high)}]", below
+
+    def failed_text(self, method: str, labels: int) -> str:
+        """'1 of 3 seeds failed' where some failed and some did not."""
+        failed, found = self._failed[method, labels], self.summary(method, labels)
+        return f"{failed} of {failed + found.seeds} seeds failed" if failed and found is not None else ""
 
     def difference_text(self, method: str, labels: int, against: str | None) -> str:
         """'+1.9 [0.4, 3.4] *', the star where the interval excludes zero; the reference itself is named as such."""
@@ -135,8 +141,8 @@ class SweepTable:
         if found is None:
             return "-"
         if found.low is None or found.high is None:
-            return f"{100 * found.value:+.1f}"
-        return f"{100 * found.value:+.1f} [{_signed(found.low)}, {_signed(found.high)}]{' *' * found.excludes_zero}"
+            return signed(found.value)
+        return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]{' *' * found.excludes_zero}"
 
     def caption(self) -> str:
         """What the figures of the error table are."""
@@ -181,5 +187,6 @@ def tables(results: Sequence[Result], failures: Sequence[Failure], facts: SweepF
     return [SweepTable(place, results, failures, facts) for place in dict.fromkeys(Place.of(r) for r in both)]
 
 
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}"
+def signed(value: float) -> str:
+    """A fraction in points of per cent, with its sign."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}"  # adding zero turns a rounded -0.0 into 0.0
