@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from keepsight.core.files import atomic_directory, is_sound
 from keepsight.core.progress import log
 from keepsight.data.streams import Stream
 from keepsight.data.words import Words
+from keepsight.evaluate.coco import average_precision
 from keepsight.evaluate.cost import measured
 from keepsight.features.maps import SceneMaps
 from keepsight.methods.captioning import CaptionHead
 from keepsight.methods.detection import DenseHead, DetrHead
 from keepsight.methods.segmentation import MaskHead
 from keepsight.methods.visft import HeadAlone, weights_hash
-from keepsight.recipes.visft_data import Scenes
+from keepsight.recipes.visft_data import Indices, Scenes
+from keepsight.recipes.visft_measure import answers_of, from_maps, located_all
 from keepsight.recipes.visft_settings import VisftConfig
 from keepsight.train import MapBatches, train, with_draws
 
@@ -33,6 +35,14 @@ BATCH = 32
 
 KINDS: dict[str, type[TaskHead]] = {"detr": DetrHead, "dense": DenseHead, "mask": MaskHead, "caption": CaptionHead}
 """What head.json calls each class."""
+
+SelectedBy = Literal["loss", "box_ap50"]
+
+SELECTED_BY: dict[Task, SelectedBy] = {"detection": "box_ap50", "segmentation": "loss", "captioning": "loss"}
+"""What the kept weights of each task are best in on validation images.
+
+The loss of a detector is no measure of its boxes: classes grow too sure and the loss rises while boxes still improve. AP of masks
+and generated captions would take longer than the steps between two validations."""
 
 
 class HeadRecord(Config):
@@ -50,7 +60,8 @@ class HeadRecord(Config):
         steps: Of training, and the one whose weights were kept.
         selected_step: See `steps`.
         seconds: Wall time of the training.
-        validation: (step, score) while training: minus the loss on validation images.
+        validation: (step, score) while training, on validation images: see `selected_by`.
+        selected_by: Whether the score is minus the loss, or AP50 of boxes with their classes.
     """
 
     task: Task
@@ -65,6 +76,7 @@ class HeadRecord(Config):
     selected_step: int = 0
     seconds: float = 0.0
     validation: tuple[tuple[int, float], ...] = ()
+    selected_by: SelectedBy = "loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +116,8 @@ def key_of(config: VisftConfig, task: Task, backbone: Backbone, blocks: tuple[in
         "views": None if task == "captioning" else [config.views, config.view_augmentation.model_dump(mode="json")],
         "seed": config.seed,
     }
+    if SELECTED_BY[task] != "loss":
+        facts["selected_by"] = SELECTED_BY[task]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -175,7 +189,14 @@ def _trained(
     rows = scenes.of_task(scenes.train, task)
     batches = MapBatches(maps["train"], task, Stream(rows, stage.batch_size, config.seed), words, config.seed)
     held = scenes.of_task(scenes.validation, task)
-    validate = head_score(head, maps["validation"], held, task, words) if len(held) else None
+    validate: Callable[[], float] | None = None
+    if len(held):
+        by_loss = SELECTED_BY[task] == "loss"
+        validate = (
+            loss_score(head, maps["validation"], held, task, words)
+            if by_loss
+            else box_score(head, maps["validation"], held, backbone, scenes)
+        )
     torch.manual_seed(config.seed)
     with measured() as cost:
         checkpoints = folder.parent / "checkpoints" / task / key[:16]
@@ -195,11 +216,12 @@ def _trained(
         selected_step=outcome.selected_step,
         seconds=cost.seconds,
         validation=tuple(outcome.validation),
+        selected_by=SELECTED_BY[task],
     )
     return TrainedHead(head.eval(), record)
 
 
-def head_score(
+def loss_score(
     head: TaskHead, maps: SceneMaps, indices: Any, task: Task, words: Callable[[tuple[str, ...]], torch.Tensor] | None
 ) -> Callable[[], float]:
     """Minus the mean loss on these images, all of them on every process."""
@@ -218,6 +240,23 @@ def head_score(
             losses.append(float(torch.stack(list(found.values())).sum()))
             sizes.append(len(rows))
         return -float(np.average(losses, weights=sizes))
+
+    return score
+
+
+def box_score(
+    head: TaskHead, maps: SceneMaps, indices: Indices, backbone: Backbone, scenes: Scenes
+) -> Callable[[], float]:
+    """AP50 of the boxes with their classes on these images, all of them on every process."""
+
+    def score() -> float:
+        with torch.no_grad():
+            answers = answers_of({"detection": head}, from_maps(maps), {"detection": indices}, "validation")[
+                "detection"
+            ]
+        found = located_all(answers, backbone, scenes.dataset, indices)
+        ap50 = average_precision(found, scenes.dataset, indices, "bbox").figure("ap50")
+        return ap50 if np.isfinite(ap50) else 0.0  # no object in any of them: the first weights of equals are kept
 
     return score
 

@@ -102,6 +102,13 @@ def located(answer: Answer, size: tuple[int, int], backbone: Backbone) -> Locate
     return Located(boxes, answer.classes.cpu().numpy(), answer.scores.cpu().numpy().astype(np.float32), masks)
 
 
+def located_all(
+    answers: Sequence[Answer], backbone: Backbone, dataset: SceneDataset, indices: Indices
+) -> list[Located]:
+    """The answers to these images, in the pixels of the stored ones."""
+    return [located(a, _size(dataset, i), backbone) for a, i in zip(answers, indices.tolist(), strict=True)]
+
+
 def measure(task: Task, answers: Sequence[Answer], backbone: Backbone, scenes: Scenes, indices: Indices) -> Measured:
     """A task's figures on some images: AP of boxes or masks with and without their classes, or scores of generated captions."""
     dataset = scenes.dataset
@@ -110,8 +117,7 @@ def measure(task: Task, answers: Sequence[Answer], backbone: Backbone, scenes: S
         said = tuple(scenes.words.decode(answer.words.tolist()) for answer in answers)
         scores: CaptionScores = caption_scores(said, [dataset.captions[i] for i in indices.tolist()])
         return Measured(task, scores.n, scores.metrics, said=said)
-    found = [located(a, _size(dataset, i), backbone) for a, i in zip(answers, indices.tolist(), strict=True)]
-    return scored(task, found, dataset, indices)
+    return scored(task, located_all(answers, backbone, dataset, indices), dataset, indices)
 
 
 def _size(dataset: SceneDataset, index: int) -> tuple[int, int]:

@@ -195,20 +195,22 @@ def _points(precision: Sequence[float] | np.ndarray[Any, Any]) -> tuple[CurvePoi
 
 
 def training_charts(path: Path) -> list[Block]:
-    """The loss of each head on validation images while it was trained; of heads that were taken from another run, too."""
+    """What each head was on validation images while it was trained, by what its weights were kept for; of heads taken from another
+    run, too."""
     made: list[Block] = []
     for file in sorted((path / "heads").glob("*/head.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         if len(record.get("validation", ())) > 1:
-            points = tuple(CurvePoint(step, -score) for step, score in record["validation"])
+            by_loss = record.get("selected_by", "loss") == "loss"
+            points = tuple(CurvePoint(s, -score if by_loss else 100 * score) for s, score in record["validation"])
             made.append(
                 curves_chart(
                     f"Head for {record['task']}",
-                    [Curve("validation loss", points)],
+                    [Curve("validation", points)],
                     x_axis="steps of stage 1",
-                    y_axis="loss",
+                    y_axis="validation loss" if by_loss else "AP50 of boxes on validation images, %",
                     caption=f"{record['kind']}, on the frozen backbone; the weights of step {record['selected_step']:,} were kept.",
-                    description=f"Validation loss of the head for {record['task']} over the steps of its training.",
+                    description=f"The head for {record['task']} on validation images over the steps of its training.",
                 )
             )
     return made
