@@ -208,7 +208,9 @@ def test_an_empty_folder_is_a_page_without_a_table(tmp_path: Path) -> None:
 
 def test_the_command_says_its_address_and_ends_well_with_ctrl_c(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "leaves", "The probe is as good.")
-    command = [sys.executable, "-m", "keepsight", "ui", str(tmp_path / "runs"), "--no-browser"]
+    # Python leaves an ignored Ctrl-C ignored, as it is in a shell's background jobs; a terminal does not ignore it.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from keepsight.cli import main; main()"
+    command = [sys.executable, "-c", program, "ui", str(tmp_path / "runs"), "--no-browser"]
     environment = os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import sys
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
@@ -192,5 +194,23 @@ def serve(folders: Sequence[Path], port: int, browser: bool, say: Callable[[str]
         say(server.address)
         if browser:
             webbrowser.open(server.address)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        with _interruptions() as interrupted:
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            while not interrupted.wait(0.2) and thread.is_alive():
+                pass
+            server.shutdown()
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets. KeyboardInterrupt, raised wherever the interpreter happens to be, can be lost in a callback."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield event  # only the main thread may ask for signals; what is ignored, as in a background job, stays so
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
