@@ -38,8 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Adapt a pretrained vision model to your own images with few labels, and see in honest figures what it gained.\n\n"
-    "Start with [bold]keepsight compare demo[/bold], then [bold]keepsight tune[/bold] with a folder that holds one subfolder a class "
-    "(images without a label go into [bold]unlabelled/[/bold]).",
+    "Start with [bold]keepsight compare demo[/bold], then [bold]keepsight tune[/bold] with a folder that holds one "
+    "subfolder a class (images without a label go into [bold]unlabelled/[/bold]).",
 )
 app.command()(tune.tune)
 for command in (
