@@ -186,6 +186,7 @@ def test_print_has_charts_in_light_colours_and_unfolded_listings(opened: Opened)
     tab = opened(demo_page(), width=1000, color_scheme="dark")
     tab.get_by_role("search", name="Rows of All methods").get_by_label("Filter rows").fill("nothing has this name")
     assert tab.pdf(format="A4").startswith(b"%PDF")
+    tab.wait_for_function("!document.querySelector('details.printed').open")  # what follows a print has been done, too
     tab.emulate_media(media="print")
     tab.wait_for_function("document.querySelector('details.printed').open")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
