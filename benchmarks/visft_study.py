@@ -2,6 +2,7 @@
 
     python benchmarks/visft_study.py --out runs/visft-study
 
+Scenes of 112 px and 200 steps of stage 2, so that all of it fits into 100 minutes of two cores; --size and --settings take others.
 For every seed the three heads are trained once; stage 2 then runs through them in variants, each of which chooses a rung of its
 ladder on validation data:
 
@@ -39,10 +40,11 @@ from keepsight.core.result import read_results
 from keepsight.evaluate.over_seeds import over_seeds
 
 CONTROL = "shuffled"
+SHORTER = ["joint.steps=200", "joint.ladder=100"]
 DIAGNOSES: dict[str, list[str]] = {
     "learning rate x 5": ["joint.training.optim.lr=5e-4"],
     "learning rate / 5": ["joint.training.optim.lr=2e-5"],
-    "steps x 3": ["joint.steps=900", "joint.ladder=225"],
+    "steps x 3": ["joint.steps=600", "joint.ladder=300"],
     "detection alone": ["joint.probabilities.segmentation=0", "joint.probabilities.captioning=0"],
     "captions alone": ["joint.probabilities.segmentation=0", "joint.probabilities.detection=0"],
     "last rung, rank 64": ["joint.select=last", "joint.adapter.lora.rank=64", "joint.adapter.lora.alpha=64"],
@@ -75,11 +77,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/visft-study"))
     parser.add_argument("--images", type=int, default=1200, help="training scenes")
+    parser.add_argument("--size", type=int, default=112, help="of the scenes, px")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--backbone", default=None, help="as for keepsight visft; the packaged ViT by default")
     parser.add_argument("--retain", default="distill", help="what the variant 'retain' has")
     parser.add_argument("--minutes", type=float, default=100.0, help="diagnoses that would take longer are left out")
-    parser.add_argument("--settings", nargs="*", default=[], help="key=value of keepsight visft")
+    parser.add_argument("--settings", nargs="*", default=[], help="key=value of keepsight visft, for every run")
     parser.add_argument("--probing", nargs="*", default=[], help="words for keepsight probe")
     return parser.parse_args()
 
@@ -94,7 +97,7 @@ def main() -> None:
         study.costs = json.loads((out / "costs.json").read_text())
     scenes = out / "scenes"
     if not scenes.is_dir():
-        study.run("scenes", "demo-data", "scenes", str(scenes), "--images", str(args.images))
+        study.run("scenes", "demo-data", "scenes", str(scenes), "--images", str(args.images), "--size", str(args.size))
     variants: dict[str, list[str]] = {
         "plain": [],
         "retain": ["--retain", args.retain],
@@ -123,7 +126,7 @@ def tuned(study: Study, args: argparse.Namespace, scenes: Path, seed: int, varia
     backbone = [] if args.backbone is None else ["--backbone", args.backbone]
     name = f"seed {seed}, {variant}"
     where = ["--out", str(folder / "visft"), "--seed", str(seed)]
-    study.run(name, "visft", str(scenes), *where, *backbone, *reuse, *words, *args.settings)
+    study.run(name, "visft", str(scenes), *where, *backbone, *reuse, *SHORTER, *args.settings, *words)
     study.run(f"{name}, probes", "probe", str(folder / "visft"), "--out", str(folder / "probe"), *args.probing)
     return folder
 

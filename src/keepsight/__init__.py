@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keepsight.backbones.load import load_backbone
     from keepsight.export.model import TunedModel
+    from keepsight.recipes.compare import compare
+    from keepsight.recipes.compare_config import ladder_config
     from keepsight.recipes.evaluate import evaluate_model
     from keepsight.recipes.forgetting import forgetting
     from keepsight.recipes.run import Run, load_run, tune
@@ -25,13 +27,26 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __version__ = metadata.version("keepsight")
-__all__ = ["Run", "TunedModel", "__version__", "evaluate_model", "forgetting", "load_backbone", "load_run", "tune"]
+__all__ = [
+    "Run",
+    "TunedModel",
+    "__version__",
+    "compare",
+    "evaluate_model",
+    "forgetting",
+    "ladder_config",
+    "load_backbone",
+    "load_run",
+    "tune",
+]
 
 _WHERE = {
     "Run": "keepsight.recipes.run",
     "TunedModel": "keepsight.export.model",
+    "compare": "keepsight.recipes.compare",
     "evaluate_model": "keepsight.recipes.evaluate",
     "forgetting": "keepsight.recipes.forgetting",
+    "ladder_config": "keepsight.recipes.compare_config",
     "load_backbone": "keepsight.backbones.load",
     "load_run": "keepsight.recipes.run",
     "tune": "keepsight.recipes.run",

@@ -49,13 +49,26 @@ def test_compare_within_a_limit(run, data: Path, tmp_path: Path) -> None:
         assert (out / name).is_file()
     assert not list(out.glob("cells/*/fold-*/model"))
     blocks = ladder_blocks(out)
-    (table,) = (block for block in blocks if isinstance(block, Table))
+    table, reasons = (block for block in blocks if isinstance(block, Table))
     assert [row[0].partition(" ")[0] for row in table.rows] == [c.name for c in record.candidates]
+    assert [row[-1] for row in reasons.rows] == [c.why for c in record.candidates]
     assert any(isinstance(block, Chart) for block in blocks)
     assert any(isinstance(block, Text) and block.text == record.rule for block in blocks)
     again = run("compare", data, *SMALL, *words, "--max-forgetting", "0.5pp", "--out", out)
     assert again.code == 0
     assert "finished already" in again.err
+
+
+def test_dry_run_names_the_candidates_and_writes_nothing(run, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--methods", "full,probe,vpt", "--retain", "none,wise-ft", "--out", out]
+    printed = run("compare", data, *SMALL, *words, "--dry-run")
+    assert printed.code == 0, printed.err
+    names = [line.removeprefix("# candidate: ") for line in printed.out.splitlines() if "# candidate" in line]
+    assert names == ["probe", "finetune-vpt", "finetune-full", "finetune-full+wise-ft"]
+    assert "# finetune-vpt+wise-ft is left out: " in printed.out
+    assert "# labelled: 30" in printed.out
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from keepsight.core.result import read_results
+from keepsight.report.page import read_page
+
 BACKBONE = ["backbone.name=test_vit", "backbone.weights=random", "--size", "32", "readout=2:mean"]
 
 
@@ -24,6 +27,42 @@ def test_tune_prints_a_table_and_predict_uses_the_model(run, data: Path, tmp_pat
     table = tmp_path / "p.csv"
     assert run("predict", out, *sorted((data / "3").glob("*.png"))[:2], "--out", table).code == 0
     assert len(table.read_text().splitlines()) == 3
+
+
+def test_what_was_tuned_is_asked_probes_at_the_end(run, data: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KEEPSIGHT_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "run"
+    words = [
+        "--methods",
+        "probe,finetune-full",
+        "--seeds",
+        1,
+        "--labels",
+        30,
+        "finetune_full.epochs=1",
+        "selection_folds=0",
+    ]
+    words += [
+        "forgetting.suite=[mnist-5k]",
+        "forgetting.per_set=50",
+        "forgetting.rule.folds=2",
+        "--probes",
+        "linear,knn",
+    ]
+    printed = run("tune", data, *words, "--out", out, *BACKBONE)
+    assert printed.code == 0, printed.err
+    assert [folder.name for folder in (out / "probe").iterdir()] == ["finetune-full"]  # the other one is frozen
+    records = read_results(out / "probe" / "finetune-full" / "results.jsonl")
+    assert {r.method for r in records if r.metric == "accuracy_change" and r.against == "untouched"} == {
+        "knn",
+        "linear",
+    }
+    titles = [section.title for section in read_page(out / "report.json").sections]
+    assert "finetune-full: Probes before and after" in titles
+    printed = run("tune", data, *words[:-1], "ocr,reading", "--out", tmp_path / "none", *BACKBONE)
+    assert (printed.code, len(printed.errors)) == (2, 1)
+    assert "There is no probe 'reading'" in printed.errors[0]
+    assert not (tmp_path / "none").exists()
 
 
 def test_dry_run_shows_settings_and_cost_and_writes_nothing(run, data: Path, tmp_path: Path, monkeypatch) -> None:

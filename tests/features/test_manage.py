@@ -73,6 +73,25 @@ def test_listing(root: Path) -> None:
     assert not any(entry.in_use for entry in entries)
 
 
+def test_scenes_and_what_probes_found_are_listed_and_pruned(tmp_path: Path) -> None:
+    fresh, old, found = (tmp_path / name for name in ("scenes/0a", "scenes/0b", "probes/few-shot-0c"))
+    for folder in (fresh, old, found):
+        (folder / "images").mkdir(parents=True)
+        (folder / "images" / "1.jpg").write_bytes(bytes(100))
+        (folder / "found.json").write_text("{}")
+    age(3, old, found)
+    listed = {e.path: e for e in list_cache(tmp_path)}
+    seen = {(e.kind, e.name, e.images, e.bytes) for e in listed.values() if e.path != fresh}
+    assert seen == {("scenes", "0b", 1, 102), ("probe", "few-shot", 0, 102)}
+    assert listed[fresh].in_use
+    assert not listed[old].in_use
+    removed = prune_cache(tmp_path, everything=True)
+    assert {e.path for e in removed} == {old, found}
+    assert fresh.is_dir()
+    assert not old.exists()
+    assert not found.exists()
+
+
 def test_an_empty_or_missing_cache_has_no_entries(tmp_path: Path) -> None:
     assert list_cache(tmp_path / "none") == []
     assert prune_cache(tmp_path / "none", everything=True) == []

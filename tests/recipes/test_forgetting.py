@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import TinyBackbone
 from keepsight.adapters.lora import LoraConfig, add_lora, merge_lora
@@ -18,18 +19,21 @@ from keepsight.backbones.load import BackboneConfig, load_backbone
 from keepsight.core import Backbone, Dataset, Readout, UserError
 from keepsight.core.result import read_results
 from keepsight.data.arrays import ArrayImages
+from keepsight.data.transforms import load_batch
 from keepsight.evaluate.forgetting import ProbeRule
 from keepsight.export.adapter import fused_adapter
 from keepsight.export.model import TunedModel
 from keepsight.heads.linear import LinearHead
 from keepsight.recipes import suite as suite_module
 from keepsight.recipes.forgetting import forgetting, forgetting_note, forgetting_of_run
+from keepsight.recipes.forgetting_attention import _as_seen, attention_galleries
 from keepsight.recipes.forgetting_findings import records_of_findings
 from keepsight.recipes.forgetting_measure import Pair, Picture, measure, points_of
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.origin import Origin, read_origin, sketch, write_origin
 from keepsight.report.forgetting_page import forgetting_page
 from keepsight.report.forgetting_records import MEAN, SHOWN, read_points
+from keepsight.report.galleries import read_galleries
 from keepsight.report.page import Chart, read_page
 
 FAST = ForgettingConfig(rule=ProbeRule(strengths=(1e-3,), folds=3))
@@ -167,6 +171,7 @@ def test_the_folder_and_its_page(tmp_path: Path, sets: dict[str, Dataset]) -> No
     found = forgetting(tuned(moved(TinyBackbone()), 8), out, against=TinyBackbone(), config=FAST)
     assert {p.name for p in out.iterdir()} == {
         "COMPLETE",
+        "examples.json",
         "forgetting.json",
         "pca.json",
         "report.html",
@@ -228,6 +233,31 @@ def test_a_measurement_of_a_version_without_this_page_gets_one(tmp_path: Path, s
     (out / "pca.json").write_text("")
     with pytest.raises(UserError, match="--overwrite"):
         forgetting(model, out, against=before, config=FAST)
+
+
+def test_where_both_networks_look_is_on_the_page(tmp_path: Path, sets: dict[str, Dataset]) -> None:
+    path, origin = saved_vit(tmp_path)
+    out = tmp_path / "out"
+    forgetting(path, out, config=FAST.model_copy(update={"attention": 3}))
+    (gallery,) = read_galleries(out) or ()
+    # Of the suite's first set: the run has no data of its own.
+    assert (gallery.of, gallery.kind, len(gallery.pictures.pictures)) == ("one", "attention", 3)
+    (section,) = (s for s in forgetting_page(out).sections if s.title == "Where the networks look")
+    assert section.blocks == (gallery.pictures,)
+
+    before, after = load_backbone(origin.backbone), TunedModel.load(path).backbone
+    dataset = sets["two"]
+    rows = [7, 3, 50]
+    (own,) = attention_galleries(before, after, dataset, rows, 2, 0)
+    assert (own.of, len(own.pictures.pictures)) == ("two", 2)
+    (same,) = attention_galleries(before, before, dataset, rows, 2, 0)
+    assert same != own
+    whole = before.preprocessing.model_copy(update={"fit": "squash"})
+    seen = np.asarray(_as_seen(load_batch(dataset.images, [3], whole)[0], whole), dtype=int)
+    shown = np.asarray(dataset.images.load(3).resize((32, 32), Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(seen - shown).mean() < 2
+    assert attention_galleries(before, after, dataset, rows, 0, 0) == []
+    assert attention_galleries(TinyBackbone(), TinyBackbone(), dataset, rows, 2, 0) == []  # it has no attention
 
 
 def test_measured_already_is_said_and_other_settings_are_refused(tmp_path: Path, sets: dict[str, Dataset]) -> None:

@@ -12,7 +12,16 @@ from keepsight.report.page import Chart, Page, Table, Text, read_page
 from keepsight.report.render_html import render_html
 from keepsight.report.render_markdown import render_markdown
 from keepsight.report.retention_page import retention_page
-from keepsight.report.retention_records import MEAN, PLAIN, UNTOUCHED, CellFailure, CompareFacts
+from keepsight.report.retention_records import (
+    MEAN,
+    PLAIN,
+    SHARE_OF_SEED,
+    UNTOUCHED,
+    CellFailure,
+    CompareFacts,
+    read_compare_facts,
+)
+from keepsight.report.retention_table import retention_tables
 from keepsight.report.write import write_page
 
 EVIL = '</td><script>alert("1")</script>|&`x`'
@@ -236,3 +245,15 @@ def test_a_page_that_was_read_back_is_the_same(tmp_path: Path) -> None:
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished comparison"):
         retention_page(tmp_path)
+
+
+def test_with_several_seeds_the_share_of_each_is_shown(tmp_path: Path) -> None:
+    results = [r.model_copy(update={"seeds": 3, "seed": None}) for r in [*untouched(), *usual()]]
+    for seed, share in enumerate((0.8, 0.7, 1.04)):
+        one = record(FULL, "procrustes:8", SHARE_OF_SEED, MEAN, "suite", around(share), PLAIN)
+        results.append(one.model_copy(update={"seed": seed}))
+    table = retention_tables(read_compare_facts(folder(tmp_path, results)), results)[0]
+    assert table.headings[-1] == "of each seed %"
+    assert {row[1]: row[-1] for row in table.rows if row[0] == FULL}["procrustes:8"] == "80, 70, 104"
+    alone = [*untouched(), *usual()]
+    assert "of each seed %" not in retention_tables(read_compare_facts(tmp_path), alone)[0].headings

@@ -2,110 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keepsight.core import Dataset, Result, UserError
+from keepsight.core import UserError
 from keepsight.data.arrays import ArrayImages
-from keepsight.data.splits import Draw, Splits
-from keepsight.recipes.diagnosis import Outcomes, diagnose
-from keepsight.report.diagnosis_records import ClassFacts, DataFacts, Diagnosis, read_diagnosis, write_diagnosis
-from keepsight.report.loss_records import FitCurves, LossCurve, write_losses
+from keepsight.report.diagnosis_records import read_diagnosis
 from keepsight.report.page import Chart, Page, Pictures, Table, Text
-from keepsight.report.run_records import RunNotes, write_notes
 from keepsight.report.tune_page import tune_page
-
-EVIL = ('<script>alert("x")</script>', "[bold]b", 'a "b",\nc', "\u202eright to left", "\U0001f98b")
-
-
-def figure(method: str, value: float, split: str = "test", metric: str = "error") -> Result:
-    return Result(
-        task="classification",
-        dataset=EVIL[0],
-        split=split,
-        method=method,
-        backbone="tiny",
-        readout="8:mean",
-        metric=metric,
-        value=value,
-        ci_low=value / 2,
-        ci_high=min(1.0, value * 1.5),
-        interval="bootstrap",
-        n=60,
-        labels=60,
-        seed=None if split == "test" else 0,
-        seeds=1,
-    )
-
-
-def planted(k: int, seed: int = 0) -> tuple[Dataset, Splits]:
-    rng = np.random.default_rng(seed)
-    classes = (*EVIL, *(f"class {i}" for i in range(5, k)))[:k]
-    per = max(120 // k, 3)
-    labels = np.repeat(np.arange(k), per)
-    images = ArrayImages(rng.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8))
-    dataset = Dataset(EVIL[0], images, labels, classes, ("",) * len(labels))
-    test = np.arange(0, len(labels), per)[1:]  # the first class is not in it
-    rest = np.setdiff1d(np.arange(len(labels)), test)
-    none = np.empty(0, np.int64)
-    return dataset, Splits(test, (Draw(0, rest, none, none),), "")
-
-
-def said(dataset: Dataset, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    k = len(dataset.classes)
-    answer = np.where(rng.random(len(rows)) < share, dataset.labels[rows], rng.integers(0, k, len(rows)))
-    return 0.8 * np.eye(k)[answer] + 0.2 / k
-
-
-def run(folder: Path, k: int, skipped: int = 0) -> Diagnosis:
-    dataset, splits = planted(k)
-    rows = splits.draws[0].labelled
-    methods = [
-        Outcomes(
-            name=name,
-            tuned=name.startswith("finetune"),
-            rows=rows,
-            held_out=said(dataset, rows, share, 1),
-            tested={0: said(dataset, splits.test, share, 2)},
-        )
-        for name, share in (("knn", 0.3), ("probe", 0.6), ("finetune-lora", 0.9))
-    ]
-    results = [figure(m.name, 0.2) for m in methods]
-    results += [figure(m.name, 0.2, metric="ece") for m in methods]
-    results += [figure(m.name, v, "cross-validation") for m, v in zip(methods, (0.7, 0.4, 0.1), strict=True)]
-    facts = DataFacts(
-        name=dataset.name,
-        images=len(dataset.images),
-        labelled=len(rows),
-        validation=0,
-        unlabelled=0,
-        test=len(splits.test),
-        classes=tuple(
-            ClassFacts(name=name, labelled=2, validation=0, test=int(i > 0)) for i, name in enumerate(dataset.classes)
-        ),
-        split_seed=0,
-        skipped=skipped,
-        skipped_reasons=tuple(f"{EVIL[0]}{i}.png is damaged." for i in range(min(skipped, 50))),
-        same_across=2,
-    )
-    made = diagnose(dataset, splits, methods, results, "finetune-lora", facts)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.jsonl").write_text("".join(r.model_dump_json() + "\n" for r in results))
-    chosen = {"method": "finetune-lora", "why": "Recommended: finetune-lora.", "criterion": "cross-validation"}
-    (folder / "recommendation.json").write_text(json.dumps(chosen))
-    (folder / "environment.json").write_text(json.dumps({"keepsight": "1.2.3"}))
-    (folder / "config.yaml").write_text("data: leaves\n")
-    (folder / "command.txt").write_text("keepsight tune leaves\n")
-    write_diagnosis(folder, made)
-    write_notes(folder, RunNotes(without_result=("fixmatch collapsed.",)))
-    curve = LossCurve(figure="loss", points=((1, 2.0), (2, 1.0)))
-    write_losses(folder, [FitCurves(method="finetune-lora", fit="seed-0", curves=(curve,))])
-    return made
+from run_parts import EVIL, planted, planted_run, said
 
 
 def blocks(page: Page, title: str) -> list[Chart | Pictures | Table | Text]:
@@ -113,7 +21,7 @@ def blocks(page: Page, title: str) -> list[Chart | Pictures | Table | Text]:
 
 
 def test_the_sections_come_in_the_order_of_the_page(tmp_path: Path) -> None:
-    run(tmp_path, 6)
+    planted_run(tmp_path, 6)
     page = tune_page(tmp_path)
     assert (page.version, page.kind, page.title) == ("1.2.3", "tune", EVIL[0])
     assert [s.title for s in page.sections] == [
@@ -134,7 +42,7 @@ def test_the_sections_come_in_the_order_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_baseline_is_chosen_by_cross_validation_alone(tmp_path: Path) -> None:
-    made = run(tmp_path, 6)
+    made = planted_run(tmp_path, 6)
     assert (made.baseline, made.chosen_by, made.frozen) == ("probe", "cross-validation", ("knn", "probe"))
     assert {r.method for r in made.differences} == {"knn", "finetune-lora"}
     difference = made.difference("finetune-lora")
@@ -145,7 +53,7 @@ def test_the_baseline_is_chosen_by_cross_validation_alone(tmp_path: Path) -> Non
 
 
 def test_confusion_counts_and_mistakes_are_those_of_the_predictions(tmp_path: Path) -> None:
-    made = run(tmp_path, 6)
+    made = planted_run(tmp_path, 6)
     dataset, splits = planted(6)
     answers = said(dataset, splits.test, 0.3, 2).argmax(axis=1)
     found = made.of("knn")
@@ -160,7 +68,7 @@ def test_confusion_counts_and_mistakes_are_those_of_the_predictions(tmp_path: Pa
 
 @pytest.mark.parametrize(("k", "bad"), [(6, 0), (200, 500)])
 def test_many_classes_and_bad_images(tmp_path: Path, k: int, bad: int) -> None:
-    run(tmp_path, k, bad)
+    planted_run(tmp_path, k, bad)
     page = tune_page(tmp_path)
     lines = " ".join(b.text for b in blocks(page, "Limitations") if isinstance(b, Text))
     assert f"1 of {k} classes have no test image" in lines
@@ -174,7 +82,7 @@ def test_many_classes_and_bad_images(tmp_path: Path, k: int, bad: int) -> None:
 
 
 def test_doubted_labels_are_shown_with_pictures(tmp_path: Path) -> None:
-    made = run(tmp_path, 6)
+    made = planted_run(tmp_path, 6)
     assert made.label_errors is not None
     found = blocks(tune_page(tmp_path), "Probable label errors")
     pictures = [b for b in found if isinstance(b, Pictures)]
@@ -182,7 +90,7 @@ def test_doubted_labels_are_shown_with_pictures(tmp_path: Path) -> None:
 
 
 def test_a_run_without_the_new_records_has_a_page(tmp_path: Path) -> None:
-    run(tmp_path, 6)
+    planted_run(tmp_path, 6)
     for name in ("diagnosis.json", "losses.json", "notes.json", "command.txt", "environment.json"):
         (tmp_path / name).unlink()
     page = tune_page(tmp_path)
@@ -194,7 +102,7 @@ def test_a_run_without_the_new_records_has_a_page(tmp_path: Path) -> None:
 def test_what_is_damaged_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished run"):
         tune_page(tmp_path)
-    run(tmp_path, 6)
+    planted_run(tmp_path, 6)
     (tmp_path / "diagnosis.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         tune_page(tmp_path)
@@ -205,7 +113,7 @@ def test_an_image_that_is_gone_costs_its_picture_only(tmp_path: Path, monkeypatc
         raise UserError(f"{index} is gone.")
 
     monkeypatch.setattr(ArrayImages, "load", gone)
-    made = run(tmp_path, 6)
+    made = planted_run(tmp_path, 6)
     found = made.of("knn")
     assert found is not None
     assert found.mistakes

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from keepsight.cli.complete import backbone_names, data_names, method_names, readouts
+from keepsight.cli.complete import backbone_names, data_names, method_names, probe_names, readouts
 from keepsight.cli.speech import OneSentenceGroup, stdout
 
 if TYPE_CHECKING:
+    from keepsight.recipes.compare_config import LadderConfig
     from keepsight.recipes.run import Run
 
 DEFAULT = "DATA ..."
@@ -107,12 +108,23 @@ def compare(
             autocompletion=data_names,
         ),
     ] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option(
+            help="What the tuned candidates of the last rung are asked at the end, as by 'keepsight probe', such as ocr,vqa; not "
+            "counted in --budget. None by default.",
+            autocompletion=probe_names,
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count and leave out images that cannot be read.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The folder; runs/compare-NAME by default. A killed comparison goes on here.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved settings, the candidates and the cost, and stop.")
+    ] = False,
 ) -> None:
     """Compare methods on your images, from cheap to dear, and recommend one without looking at the test labels.
 
@@ -131,10 +143,30 @@ def compare(
         budget=budget,
         limit=None if max_forgetting is None else _points(max_forgetting),
         suite=tuple(suite or ()),
-        settings=_flags(backbone, size, readout, None, labels, None, test, skip_bad, None, None, None),
+        settings=_flags(backbone, size, readout, None, labels, None, test, skip_bad, None, None, None, probes),
         assignments=settings or [],
     )
+    if dry_run:
+        _print_plan(config)
+        return
     _show(run_compare(config, out, command=shlex.join(["keepsight", *sys.argv[1:]])))
+
+
+def _print_plan(config: LadderConfig) -> None:
+    """What a comparison would begin with, as YAML with comments."""
+    from keepsight.recipes.config import as_yaml
+    from keepsight.recipes.plan import plan
+
+    print(as_yaml(config.base), end="")
+    for candidate in config.candidates:
+        print(f"# candidate: {candidate.name}")
+    for note in config.notes:
+        print(f"# {note}")
+    for name, value in plan(config.base).model_dump().items():
+        print(f"# {name}: {value:,.0f}" if isinstance(value, float) else f"# {name}: {value}")
+    print(
+        "# The seconds are those of every method once and to the end, without short rungs and without what holds it back."
+    )
 
 
 def _show(run: Run) -> None:

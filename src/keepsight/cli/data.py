@@ -89,15 +89,15 @@ def list_() -> None:
 @cache_app.command()
 def prune(
     older_than: Annotated[
-        float | None, typer.Option(min=0, help="Remove features that were not used for this many days.")
+        float | None, typer.Option(min=0, help="Remove what was not used for this many days; fetched files stay.")
     ] = None,
     max_size: Annotated[
         float | None, typer.Option(min=0, help="Remove the least recently used features until this many GB are left.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--everything", help="Remove all features and fetched files.")] = False,
+    everything: Annotated[bool, typer.Option("--everything", help="Remove all, fetched files too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
 ) -> None:
-    """Remove old or all cached features; what another process uses stays.
+    """Remove old cached features, scenes and findings, or all; what another process uses stays.
 
     [bold]keepsight cache prune --older-than 30 --dry-run[/bold]
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from keepsight.cli.complete import backbone_names, data_names, method_names, readouts
+from keepsight.cli.complete import backbone_names, data_names, method_names, probe_names, readouts
 from keepsight.cli.speech import stdout
 from keepsight.core.errors import UserError
 
@@ -30,7 +30,10 @@ def _flags(
     trackers: str | None,
     retain: str | None,
     max_forgetting: str | None,
+    probes: str | None,
 ) -> dict[str, Any]:
+    from keepsight.recipes.probe_settings import parse_probes
+
     settings: dict[str, Any] = {}
     if backbone is not None or size is not None:
         settings["backbone"] = {k: v for k, v in (("name", backbone), ("size", size)) if v is not None}
@@ -44,6 +47,8 @@ def _flags(
     for key, names in (("methods", methods), ("trackers", trackers)):
         if names is not None:
             settings[key] = [name.strip() for name in names.split(",") if name.strip()]
+    if probes is not None:
+        settings["probes"] = parse_probes(probes)
     if max_forgetting is not None:
         settings["forgetting"] = {"limit": _points(max_forgetting)}
     return settings
@@ -121,6 +126,14 @@ def tune(
             "back towards their start until that holds on one half of the reference suite; the other half is reported."
         ),
     ] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option(
+            help="What tuned backbones are asked at the end, before and after, as by 'keepsight probe': such as ocr,vqa. It takes "
+            "minutes a method; none by default.",
+            autocompletion=probe_names,
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, such as a run's config.yaml.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/NAME by default. A killed run resumes here.")
@@ -138,7 +151,9 @@ def tune(
     """
     from keepsight.recipes.config import as_yaml, resolve
 
-    flags = _flags(backbone, size, readout, methods, labels, seeds, test, skip_bad, trackers, retain, max_forgetting)
+    flags = _flags(
+        backbone, size, readout, methods, labels, seeds, test, skip_bad, trackers, retain, max_forgetting, probes
+    )
     chosen = resolve(data, config, flags, settings or [])
     if dry_run:
         from keepsight.recipes.plan import plan

@@ -5,7 +5,9 @@ Knows no probe and no model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,8 @@ def cached_scenes(config: ScenesConfig) -> Path:
     if not folder.is_dir():  # it is written whole or not at all
         log.info("composing %d scenes, once, into %s", sum(config.counts().values()), folder)
         write_scenes(folder, config)
+    with contextlib.suppress(OSError):  # of another user
+        os.utime(folder)  # when it was last used, for pruning
     return folder
 
 

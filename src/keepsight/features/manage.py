@@ -1,4 +1,4 @@
-"""Lists and prunes the cache: features of backbones, and converted assets. Knows no backbone and computes nothing."""
+"""Lists and prunes the cache: features of backbones, composed scenes, what probes found, and converted assets. Computes nothing."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from keepsight.features.cache import ABOUT, LEFTOVER_SECONDS
 
 
 class CacheEntry(Config):
-    """One folder of features, or one converted asset.
+    """One folder of features, of composed scenes or of a probe's findings, or one converted asset.
 
     Attributes:
-        kind: ``features`` (of one backbone at one preprocessing) or ``asset`` (converted weights or images).
+        kind: ``features`` (of one backbone at one preprocessing), ``scenes``, ``probe`` (what one found of a backbone) or ``asset``
+            (converted weights or images).
         path: The folder or file.
         name: The backbone's or asset's name; "" for features written without one.
         size: Side of the backbone's input, px, where known.
-        images: Rows of its largest part: the number of images, unless two processes computed some twice.
+        images: Rows of its largest part: the number of images, unless two processes computed some twice; of scenes their number.
         parts: Blocks and pools, such as "block08-cls".
         bytes: Size on disk.
         last_used: When it was last opened or written, UTC.
-        in_use: Whether some process uses it now.
+        in_use: Whether some process uses it now; of scenes whether one was begun with them within a day, since they hold no lock.
     """
 
-    kind: Literal["features", "asset"]
+    kind: Literal["features", "scenes", "probe", "asset"]
     path: Path
     name: str
     size: int | None = None
@@ -50,10 +51,11 @@ def list_cache(root: Path | None = None) -> list[CacheEntry]:
     """Everything in the cache, the most recently used first; files that another process removes meanwhile are left out.
 
     Args:
-        root: The cache, which holds ``features`` and ``assets``; the user's own by default.
+        root: The cache, which holds ``features``, ``scenes``, ``probes`` and ``assets``; the user's own by default.
     """
     root = root or cache_directory()
-    entries = [*_features(root / "features"), *_assets(root / "assets")]
+    made = [*_features(root / "features"), *_scenes(root / "scenes"), *_probes(root / "probes")]
+    entries = [*made, *_assets(root / "assets")]
     return sorted(entries, key=lambda entry: entry.last_used, reverse=True)
 
 
@@ -65,16 +67,16 @@ def prune_cache(
     everything: bool = False,
     dry_run: bool = False,
 ) -> list[CacheEntry]:
-    """Remove features that were not used for long, or the least recently used until the cache is small enough.
+    """Remove what can be computed again and was not used for long, or the least recently used until the cache is small enough.
 
     What a process uses now is left alone and said. Assets (which had to be downloaded) go with `everything` only. What killed
     processes left is removed too, once it is a day old.
 
     Args:
         root: The cache; the user's own by default.
-        older_than_days: Remove features last used before so many days.
-        max_bytes: Remove features, the least recently used first, until the whole cache is at most so large.
-        everything: Remove all features and assets.
+        older_than_days: Remove what was last used before so many days.
+        max_bytes: Remove the least recently used first, until the whole cache is at most so large.
+        everything: Remove all, assets too.
         dry_run: Remove nothing, only say what would go.
 
     Returns:
@@ -104,7 +106,7 @@ def _chosen(
     for entry in sorted(entries, key=lambda entry: entry.last_used):
         too_old = entry.last_used.timestamp() < oldest
         too_much = max_bytes is not None and left > max_bytes
-        if everything or (entry.kind == "features" and (too_old or too_much)):
+        if everything or (entry.kind != "asset" and (too_old or too_much)):
             if entry.in_use:
                 log.warning("%s is in use and stays.", entry.path)
                 continue
@@ -152,6 +154,31 @@ def _features(folder: Path) -> Iterator[CacheEntry]:
             last_used=_last([lock.lock_file(path), path, *parts]),
             in_use=lock.in_use(path),
         )
+
+
+def _scenes(folder: Path) -> Iterator[CacheEntry]:
+    for path in _visible(folder):
+        if path.is_dir():
+            files = [file for file in path.rglob("*") if file.is_file()]
+            last_used = _last([path])
+            yield CacheEntry(
+                kind="scenes",
+                path=path,
+                name=path.name,
+                images=sum(file.suffix in (".jpg", ".png") for file in files),
+                bytes=_bytes(files),
+                last_used=last_used,
+                in_use=time.time() - last_used.timestamp() < LEFTOVER_SECONDS,
+            )
+
+
+def _probes(folder: Path) -> Iterator[CacheEntry]:
+    for path in _visible(folder):
+        if path.is_dir():  # "ocr-" and a hash
+            size = _bytes(file for file in path.rglob("*") if file.is_file())
+            yield CacheEntry(
+                kind="probe", path=path, name=path.name.rpartition("-")[0], bytes=size, last_used=_last([path])
+            )
 
 
 def _assets(folder: Path) -> Iterator[CacheEntry]:

@@ -25,6 +25,7 @@ from keepsight.recipes import content_style_settings
 from keepsight.recipes.content_style_settings import ContentStyleSettings, TunedContentStyleSettings
 from keepsight.recipes.fixmatch_settings import FixMatchSettings, TunedFixMatchSettings, fixmatch_lora
 from keepsight.recipes.forgetting_settings import ForgettingConfig
+from keepsight.recipes.probe_settings import ProbeName, in_order
 from keepsight.recipes.retain_settings import RetainConfig
 from keepsight.recipes.words import merged, nested, read_yaml, validated
 from keepsight.train import OptimConfig, TrainConfig
@@ -197,6 +198,7 @@ class TuneConfig(Config):
         split: Labels, test and validation parts.
         retain: What keeps tuned backbones near the one they came from; see `recipes.retain_settings`.
         forgetting: What is measured of forgetting at the end, for each method that changed the backbone.
+        probes: What each method that changed the backbone is asked at the end, before and after; see `keepsight probe`.
         trackers: Where training curves go beside TensorBoard files in the run folder: wandb, mlflow.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
         knn, probe, label_propagation, view_probe, view_propagation, self_training, gaussian_mixture, fixmatch, content_only,
@@ -215,6 +217,7 @@ class TuneConfig(Config):
     split: SplitConfig = SplitConfig()
     retain: RetainConfig = RetainConfig()
     forgetting: ForgettingConfig = ForgettingConfig()
+    probes: tuple[ProbeName, ...] = ()
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     selection_folds: int = Field(default=5, ge=0)
     knn: KNNConfig = KNNConfig()
@@ -255,6 +258,11 @@ class TuneConfig(Config):
             "finetune-full": self.finetune_full,
         }
         return settings[method]
+
+    @field_validator("probes")
+    @classmethod
+    def _probes(cls, probes: tuple[ProbeName, ...]) -> tuple[ProbeName, ...]:
+        return in_order(probes)
 
     @field_validator("readout")
     @classmethod

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 import keepsight
+from keepsight.core import UserError, processes
 from keepsight.core.files import write_text
+from keepsight.core.progress import log
 from keepsight.data.scan import BadImage
 from keepsight.data.splits import Splits
 from keepsight.export.model import TunedModel
@@ -20,10 +22,12 @@ from keepsight.recipes.context import folder_name
 from keepsight.recipes.diagnosis import Outcomes, write_page_records
 from keepsight.recipes.folder import finish
 from keepsight.recipes.origin import Origin, write_origin
+from keepsight.recipes.probe import probe
+from keepsight.recipes.probe_settings import ProbingConfig
 from keepsight.recipes.recommend import Recommendation
 from keepsight.recipes.records import records_of
 from keepsight.report.run_records import RunNotes, write_notes
-from keepsight.report.tune_page import tune_page
+from keepsight.report.tune_page import PROBES, tune_page
 from keepsight.report.write import write_page
 
 SKIPPED = "skipped.json"
@@ -67,8 +71,27 @@ def finish_run(context: Context, splits: Splits, ending: Ending, origin: Origin)
         skipped = [BadImage.model_validate(bad) for bad in json.loads((path / SKIPPED).read_text(encoding="utf-8"))]
     write_page_records(context, splits, _said(ending), results, recommendation.method, skipped)
     write_notes(path, RunNotes(without_result=tuple(ending.without_result), forgot=tuple(ending.forgot.splitlines())))
+    _ask_probes(context, ending.names, splits.draws[0].seed)
     write_page(path, tune_page(path))
     finish(path)
+
+
+def _ask_probes(context: Context, names: Sequence[str], seed: int) -> None:
+    """Ask the first seed's model of each method that changed the backbone what `probes` names, into probe/METHOD of the run."""
+    asked, path = context.config.probes, context.folder
+    if asked and processes.count() > 1:
+        log.warning("Probes are not asked under several processes: keepsight probe %s does it afterwards.", path)
+        return
+    for name in names if asked else ():
+        model = path / "cells" / folder_name(name) / f"seed-{seed}" / "model"
+        if name.partition("+")[0] not in TRAINABLE or name == "cnn" or not model.is_dir():
+            continue
+        suite = context.config.forgetting.suite
+        wanted = ProbingConfig(model=str(model), probes=asked, leave_out=True, suite=suite)
+        try:
+            probe(wanted, path / PROBES / folder_name(name))
+        except UserError as error:
+            log.warning("%s is not asked the probes: %s", name, error)
 
 
 def _said(ending: Ending) -> list[Outcomes]:

@@ -24,6 +24,7 @@ from keepsight.core.progress import log
 from keepsight.data.options import DataConfig
 from keepsight.evaluate.weight_distance import weight_distance
 from keepsight.export.model import TunedModel
+from keepsight.recipes.forgetting_attention import attention_galleries
 from keepsight.recipes.forgetting_findings import records_of_findings
 from keepsight.recipes.forgetting_measure import Pair, Picture, measure, points_of, switch_adapter
 from keepsight.recipes.forgetting_settings import ForgettingConfig
@@ -41,6 +42,7 @@ from keepsight.report.forgetting_records import (
     WeightFindings,
     read_findings,
 )
+from keepsight.report.galleries import EXAMPLES, Gallery, write_galleries
 from keepsight.report.page import JSON
 from keepsight.report.write import write_page
 
@@ -273,7 +275,7 @@ def _measure_and_write(
                 seconds=time.monotonic() - start,
                 version=keepsight.__version__,
             )
-            _write(folder, findings, measured.pictures, config.seed)
+            _write(folder, findings, measured.pictures, _attention(task, suite.sets[0], config), config.seed)
             log.info("%s: %s (%.0f s)", model.method, findings.summary(), findings.seconds)
     found = processes.from_main(lambda: _there(folder))
     assert found is not None  # it has just been written
@@ -308,7 +310,18 @@ def _sharpness(task: _Task, config: ForgettingConfig) -> SharpnessFindings | Non
         return measure_sharpness(task.model, dataset, labelled, config)
 
 
-def _write(folder: Path, findings: ForgettingFindings, pictures: Sequence[Picture], seed: int) -> None:
+def _attention(task: _Task, first: Dataset, config: ForgettingConfig) -> list[Gallery]:
+    """Of the images that the model was fitted on, where they can be had; of the suite's first set otherwise."""
+    try:
+        dataset, rows = task.own()
+    except UserError:
+        dataset, rows = first, range(len(first.images))
+    return attention_galleries(task.before, task.model.backbone, dataset, rows, config.attention, config.seed)
+
+
+def _write(
+    folder: Path, findings: ForgettingFindings, pictures: Sequence[Picture], looks: Sequence[Gallery], seed: int
+) -> None:
     """Records and page. The records alone are sealed: the page can be made again of them."""
     records = "".join(record.model_dump_json() + "\n" for record in records_of_findings(findings))
     points = ForgettingPoints(sets=tuple(points_of(picture, seed) for picture in pictures))
@@ -316,5 +329,6 @@ def _write(folder: Path, findings: ForgettingFindings, pictures: Sequence[Pictur
         (temporary / FINDINGS).write_text(findings.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (temporary / RESULTS).write_text(records, encoding="utf-8")
         (temporary / POINTS).write_text(points.model_dump_json() + "\n", encoding="utf-8")
+        write_galleries(temporary, looks)
         write_page(temporary, forgetting_page(temporary))
-        seal(temporary, [FINDINGS, RESULTS, POINTS])
+        seal(temporary, [FINDINGS, RESULTS, POINTS, EXAMPLES])

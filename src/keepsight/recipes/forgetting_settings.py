@@ -34,6 +34,7 @@ class ForgettingConfig(Config):
         rho: Relative size of the perturbations (see `evaluate.sharpness`).
         pairs: Perturbations, each with both signs.
         sharpness_images: Labelled images, at most.
+        attention: Images in which the page shows where both networks look.
     """
 
     measure: bool = True
@@ -50,6 +51,7 @@ class ForgettingConfig(Config):
     rho: float = Field(default=0.01, gt=0)
     pairs: int = Field(default=5, ge=1)
     sharpness_images: int = Field(default=256, ge=1)
+    attention: int = Field(default=4, ge=0)
 
     @field_validator("readout")
     @classmethod

@@ -114,7 +114,7 @@ def _run(config: ProbingConfig, path: Path, model: Asked, other: Asked | None, f
                 for each in asked
             }
         except UserError as error:
-            if config.probes is not None:
+            if config.probes is not None and not config.leave_out:
                 raise
             log.warning("%s is left out: %s", name, error)
             notes.append(f"{name} is left out: {error}")

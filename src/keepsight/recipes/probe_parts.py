@@ -6,8 +6,10 @@ measured once for all tunings. Its name is a hash of everything that it depends 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -95,6 +97,8 @@ def measured_part(
             log.info("%s: %s was measured before", probe.name, title)
             if there is not place:
                 _write(place, key, part)
+                with contextlib.suppress(OSError):  # of another user
+                    os.utime(there)  # when it was last used, for pruning
             return part
     work = folder / "work" / name
     cache = None if shared else FeatureCache(backbone.weights_hash(), backbone.preprocessing, root=work / "features")

@@ -41,6 +41,7 @@ class ProbingConfig(Config):
         probes: Some of `PROBES`; None takes all whose data and packages are there, and says which are not.
         loading: Of `model`, where it is a backbone's name.
         against_loading: Of `against`, where it is one.
+        leave_out: Leave out also a probe that was named, where it cannot be asked, and say why.
         seed: Of all probes, where their own settings name no other.
         shuffled: Learn from shuffled targets, as a control: every score should be at chance.
         suite: Data sets of the probes that classify; as in `ForgettingConfig`, without those that a model was tuned on.
@@ -52,6 +53,7 @@ class ProbingConfig(Config):
     model: str
     against: str | None = None
     probes: tuple[ProbeName, ...] | None = None
+    leave_out: bool = False
     loading: LoadingConfig = LoadingConfig()
     against_loading: LoadingConfig = LoadingConfig()
     seed: int = Field(default=0, ge=0)
@@ -72,16 +74,21 @@ class ProbingConfig(Config):
     @field_validator("probes")
     @classmethod
     def _probes(cls, probes: tuple[ProbeName, ...] | None) -> tuple[ProbeName, ...] | None:
-        if probes is None:
-            return None
-        if not probes or len(set(probes)) != len(probes):
-            raise ValueError("name at least one probe, each once")
-        return tuple(sorted(probes, key=PROBES.index))
+        if probes is not None and not probes:
+            raise ValueError("name at least one probe")
+        return None if probes is None else in_order(probes)
 
     def settings(self, name: ProbeName) -> Settings:
         """What was set for one probe."""
         found: Settings = getattr(self, name.replace("-", "_"))
         return found
+
+
+def in_order(probes: tuple[ProbeName, ...]) -> tuple[ProbeName, ...]:
+    """In the order of `PROBES`; ValueError for one that is named twice."""
+    if len(set(probes)) != len(probes):
+        raise ValueError("name each probe once")
+    return tuple(sorted(probes, key=PROBES.index))
 
 
 def probing_config(

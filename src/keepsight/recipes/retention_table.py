@@ -16,7 +16,7 @@ from keepsight.evaluate.retention import of_values, over_seeds, share_kept
 from keepsight.recipes.retention_cells import Outcome
 from keepsight.recipes.retention_config import PLAIN
 from keepsight.recipes.retention_fits import UNTOUCHED, Key, Task
-from keepsight.report.retention_records import MEAN
+from keepsight.report.retention_records import MEAN, SHARE_OF_SEED
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,12 @@ class _Row:
     outcomes: tuple[Outcome, ...]
     untouched: tuple[Outcome, ...]
     plain: tuple[Outcome, ...]
+
+    def only(self, i: int) -> _Row:
+        """Of one seed."""
+        here = slice(i, i + 1)
+        parts = (self.seeds[here], self.outcomes[here], self.untouched[here], self.plain[here])
+        return _Row(self.task, self.method, self.variant, *parts)
 
     def result(
         self,
@@ -213,6 +219,10 @@ def _against_plain(row: _Row) -> list[Result]:
     if _over_seeds(lost, sum(len(dataset.images) for dataset, _ in row.task.sets)).high < 0:
         plain, other = ((np.array([c.value for c in of]), np.stack([c.draws_D for c in of])) for of in (lost, left))
         made.append(row.result("share_kept", share_kept(plain, other), MEAN, against=PLAIN))
+        for i in range(len(row.seeds)) if len(row.seeds) > 1 else ():
+            if plain[0][i] < 0:  # else there is no share of what this seed lost
+                lost_S, left_S = ((values[i : i + 1], draws[i : i + 1]) for values, draws in (plain, other))
+                made.append(row.only(i).result(SHARE_OF_SEED, share_kept(lost_S, left_S), MEAN, against=PLAIN))
     return made
 
 

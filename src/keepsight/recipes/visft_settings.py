@@ -116,9 +116,9 @@ class VisftConfig(Config):
     dense: DenseConfig = DenseConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     captioning: CaptionConfig = CaptionConfig()
-    detection_stage: HeadStage = HeadStage(steps=1200)
-    segmentation_stage: HeadStage = HeadStage(steps=1000, batch_size=16)
-    captioning_stage: HeadStage = HeadStage(steps=1200)
+    detection_stage: HeadStage = HeadStage(steps=1000)
+    segmentation_stage: HeadStage = HeadStage(steps=800, batch_size=16)
+    captioning_stage: HeadStage = HeadStage(steps=800)
     joint: JointStage = JointStage()
     views: int = Field(default=1, ge=0)
     view_augmentation: SceneAugmentConfig = MIRROR

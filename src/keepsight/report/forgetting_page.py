@@ -25,7 +25,8 @@ from keepsight.report.forgetting_records import (
     read_findings,
     read_points,
 )
-from keepsight.report.page import Block, Chart, Listing, Page, Table, Text, sections
+from keepsight.report.galleries import read_galleries
+from keepsight.report.page import Block, Chart, Listing, Page, Pictures, Table, Text, sections
 
 ROUNDING = 1e-3
 """Share of the largest feature below which the adapter and the merged weights say the same."""
@@ -56,6 +57,7 @@ def forgetting_page(folder: Path) -> Page:
                 ("Weights", [_weights(found)]),
                 ("Sharpness of the loss", [_sharpness(found.sharpness)]),
                 ("Principal axes before and after", [_picture(each) for each in points]),
+                ("Where the networks look", _looks(folder)),
                 ("Settings", [_settings(found)]),
             ]
         ),
@@ -76,12 +78,12 @@ def forgetting_sections(folder: Path) -> list[tuple[str, list[Block]]]:
             continue
         title = f"What {each.name} forgot"
         try:
-            findings, points = read_findings(each), read_points(each)
+            findings, points, looks = read_findings(each), read_points(each), _looks(each)
         except UserError as error:
             made.append((title, [Text(text=f"Not shown: {error}")]))
             continue
         found[each.name] = findings
-        made.append((title, _blocks(each.name, findings, points)))
+        made.append((title, _blocks(each.name, findings, points, looks)))
     return [("What was forgotten", _compared(found)), *made] if len(found) > 1 else made
 
 
@@ -110,12 +112,14 @@ def answer(method: str, found: ForgettingFindings) -> str:
     return f"{method} changed nothing that can be told from zero: {change}{against}."
 
 
-def _blocks(name: str, found: ForgettingFindings, points: Sequence[SetPoints]) -> list[Block]:
+def _blocks(
+    name: str, found: ForgettingFindings, points: Sequence[SetPoints], looks: Sequence[Pictures]
+) -> list[Block]:
     """All of one measurement for a section of a longer page."""
     made: list[Block | None] = [Text(text=answer(name, found), lead=True), Text(text=_about(found))]
     made += [Text(text=note) for note in found.notes]
     made += [_accuracies(found), *_intervals(found), _adapter(found.adapter), *_similarities(found), _weights(found)]
-    made += [_sharpness(found.sharpness), *(_picture(each) for each in points), _settings(found)]
+    made += [_sharpness(found.sharpness), *(_picture(each) for each in points), *looks, _settings(found)]
     return [block for block in made if block is not None]
 
 
@@ -300,6 +304,10 @@ def _picture(points: SetPoints) -> Chart:
         f"removed (orthogonal Procrustes on the same images, on at most 50 principal axes of each). Both panels have one scale.",
         description=f"Two clouds of points, before and after tuning, on the same images of {points.name}, by class.",
     )
+
+
+def _looks(folder: Path) -> list[Pictures]:
+    return [gallery.pictures for gallery in read_galleries(folder) or ()]
 
 
 def _settings(found: ForgettingFindings) -> Listing:

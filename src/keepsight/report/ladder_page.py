@@ -33,8 +33,7 @@ def ladder_blocks(folder: Path) -> list[Block]:
     made: list[Block] = [Text(text=_about(record))]
     made += [Text(text=note) for note in record.notes]
     made += [] if chart is None else [chart]
-    made.append(_table(record))
-    made.append(Text(text=record.rule))
+    made += [_table(record), _reasons(record), Text(text=record.rule)]
     return made
 
 
@@ -43,10 +42,10 @@ def print_ladder(folder: Path, out: Console) -> None:
     record = read_ladder(folder)
     table = _table(record)
     shown = RichTable(title=escape(_about(record)), title_justify="left", title_style="", header_style="bold")
-    for i, heading in enumerate(table.headings[:-1]):
+    for i, heading in enumerate(table.headings):
         shown.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0)
     for row in table.rows:
-        shown.add_row(*(escape(text.partition(" [")[0]) for text in row[:-1]))
+        shown.add_row(*(escape(text.partition(" [")[0]) for text in row))
     out.print(shown)
 
 
@@ -88,7 +87,6 @@ def _table(record: LadderRecord) -> Table:
         "seconds a fit",
         *(("points lost",) if losses else ()),
         "ended",
-        "why",
     ]
     rows = [
         (
@@ -97,7 +95,6 @@ def _table(record: LadderRecord) -> Table:
             _seconds(record, candidate),
             *((_loss(candidate),) if losses else ()),
             candidate.fate,
-            f"{candidate.rung}: {candidate.why}" if candidate.rung else candidate.why,
         )
         for candidate in record.candidates
     ]
@@ -113,6 +110,15 @@ def _table(record: LadderRecord) -> Table:
         f"{sizes}.{lost}",
         headings=tuple(headings),
         rows=tuple(rows),
+    )
+
+
+def _reasons(record: LadderRecord) -> Table:
+    """In a table of their own: sentences beside many figures would make every row tall."""
+    return Table(
+        title="Why each candidate ended where it did",
+        headings=("candidate", "ended", "rung", "why"),
+        rows=tuple((c.name, c.fate, c.rung, c.why) for c in record.candidates),
     )
 
 

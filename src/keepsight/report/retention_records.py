@@ -18,6 +18,9 @@ UNTOUCHED, PLAIN = "untouched", "none"
 
 MEAN = "mean of the suite"
 
+SHARE_OF_SEED = "share_kept_of_seed"
+"""The metric of the share that one seed of several kept."""
+
 
 class CompareFacts(Config):
     """compare.json.

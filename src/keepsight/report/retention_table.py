@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from keepsight.core import Result
 from keepsight.report.page import Table
-from keepsight.report.retention_records import MEAN, PLAIN, UNTOUCHED, CellFailure, CompareFacts
+from keepsight.report.retention_records import MEAN, PLAIN, SHARE_OF_SEED, UNTOUCHED, CellFailure, CompareFacts
 
 
 class Figures:
@@ -23,6 +23,10 @@ class Figures:
     ) -> Result | None:
         """One record, or None."""
         return self._by.get((*row, metric, split, dataset or self.task, against))
+
+    def of_seeds(self, row: tuple[str, str]) -> list[Result]:
+        """The share that each seed kept, where there are several."""
+        return [r for r in self.all if (r.method, r.retain, r.metric) == (*row, SHARE_OF_SEED)]
 
 
 def sentences(facts: CompareFacts, records: Sequence[Result]) -> list[str]:
@@ -55,6 +59,7 @@ def retention_tables(facts: CompareFacts, records: Sequence[Result]) -> list[Tab
 
 def _kept(figures: Figures, facts: CompareFacts) -> Table:
     rows = []
+    seeds = max((r.seeds for r in figures.all), default=0)
     for row in figures.rows:
         sets = [figures.of(row, "probe_accuracy_change", "suite", name, UNTOUCHED) for name in (*facts.sets, MEAN)]
         share = figures.of(row, "share_kept", "suite", MEAN, PLAIN)
@@ -66,9 +71,9 @@ def _kept(figures: Figures, facts: CompareFacts) -> Table:
                 *(points(record) for record in sets),
                 points(figures.of(row, "probe_accuracy_change", "suite", MEAN, PLAIN)),
                 percent(share, 0),
+                *((", ".join(f"{100 * r.value:.0f}" for r in figures.of_seeds(row)) or "-",) if seeds > 1 else ()),
             )
         )
-    seeds = max((r.seeds for r in figures.all), default=0)
     kind = (
         "resample images, the same ones on both sides of every difference"
         if seeds < 2
@@ -90,6 +95,7 @@ def _kept(figures: Figures, facts: CompareFacts) -> Table:
         MEAN,
         "kept, points",
         "share kept %",
+        *(("of each seed %",) if seeds > 1 else ()),
     ]
     return Table(title=heading, caption=text, headings=tuple(header), rows=tuple(rows))
 

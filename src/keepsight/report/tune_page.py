@@ -22,7 +22,7 @@ from keepsight.report.summary import caption
 from keepsight.report.tradeoff_blocks import tradeoff_blocks
 
 PROBES = "probe"
-"""A folder in the run's that `keepsight probe` was pointed to."""
+"""A folder in the run's: of what `keepsight probe` was pointed to, or with a folder for each method."""
 
 
 def tune_page(folder: Path) -> Page:
@@ -48,7 +48,7 @@ def page_of(run: RunRecords) -> Page:
         ("Probable label errors", label_blocks(run)),
         ("Forgetting in short", [Text(text=line) for line in run.notes.forgot]),
         *forgetting_sections(run.folder / "forgetting"),
-        *(probe_sections(run.folder / PROBES) if (run.folder / PROBES / FACTS).is_file() else []),
+        *_probes(run.folder / PROBES),
         ("Data", data_blocks(run)),
         ("Limitations", [Text(text=line) for line in limitations(run)]),
         ("Doing it again", _repeating(run)),
@@ -65,6 +65,14 @@ def head_of(run: RunRecords) -> Page:
         answer=answer(run.facts()),
         lead=(f"{caption(run.results)}.", run.why),
     )
+
+
+def _probes(folder: Path) -> list[tuple[str, list[Block]]]:
+    made = probe_sections(folder) if (folder / FACTS).is_file() else []
+    for each in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (each / FACTS).is_file():
+            made += [(f"{each.name}: {title}", blocks) for title, blocks in probe_sections(each)]
+    return made
 
 
 def _repeating(run: RunRecords) -> list[Block]:
