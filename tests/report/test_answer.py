@@ -89,6 +89,16 @@ CASES = {
         dataclasses.replace(PROBE, rival=None, rival_gain=None),
         ["no method that tunes the backbone was tried"],
     ),
+    "baseline by rule, tuning better": (
+        dataclasses.replace(PROBE, rival_gain=BETTER, by_rule=True),
+        ["was recommended by rule", "tuning is better on the test images"],
+    ),
+    "several that tune, and nothing to choose by": (
+        dataclasses.replace(
+            PROBE, rival=None, rival_gain=None, by_rule=True, unranked=("finetune-lora", "finetune-full")
+        ),
+        ["too few to choose one of those that tune the backbone (finetune-lora, finetune-full)"],
+    ),
     "no cheap method": (
         dataclasses.replace(LORA, baseline=None, gain=None),
         ["no cheap method was tried", "add probe"],

@@ -44,7 +44,9 @@ def attention_galleries(
         log.info("Where the networks look is not shown: %s", error)
         return []
     seen = tuple(_as_seen(one, before.preprocessing) for one in inputs_BCHW)
-    return probe_galleries([], [Looks(dataset.name, f"block {before.depth}", seen, maps, ("before", "after"))])
+    return probe_galleries(
+        [], [Looks(dataset.name, f"attention in block {before.depth}", seen, maps, ("before", "after"))]
+    )
 
 
 def _looked_at(backbone: Backbone, inputs_BCHW: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class Facts:
         gain: Of the method over the baseline, better is positive; None where it is not known, or they are the same.
         rival: Where the method is the baseline: the best of those that tune, by the labelled images.
         rival_gain: Over the baseline.
+        unranked: Those that tune, where there are several and the labelled images rank them in no way.
+        by_rule: Whether the method was recommended by rule, since the labelled images allow no measurement.
         forgot: Change of the mean accuracy of linear probes on other data; None where it was not measured.
     """
 
@@ -48,6 +50,8 @@ class Facts:
     gain: Change | None = None
     rival: str | None = None
     rival_gain: Change | None = None
+    unranked: tuple[str, ...] = ()
+    by_rule: bool = False
     forgot: Change | None = None
 
 
@@ -114,15 +118,20 @@ def _of_baseline(facts: Facts, own: Result) -> str:
     end = f"{_forgotten(facts)}; {_cost(own)}"
     if facts.rival is None:
         tuned = "" if facts.tuned else "; no method that tunes the backbone was tried beside it"
+        if facts.unranked:
+            names = ", ".join(facts.unranked)
+            why = "the labelled images are too few to choose one of those that tune the backbone"
+            tuned = f"; {why} ({names}), so that the table compares them"
         return f"{facts.method} has {_figure(own)}{tuned}; {end}."
     if facts.rival_gain is None:
         best = f"is the best on the labelled images, {facts.rival} included"
         return f"Ship {facts.method}, which has {_figure(own)} and {best}; {end}."
     found = f"{facts.rival}: {_gain(facts.rival_gain)}"
     if facts.rival_gain.low > 0:
+        chosen = "recommended by rule" if facts.by_rule else "chosen on the labelled images"
         return (
-            f"{facts.method} was chosen on the labelled images with {_figure(own)}, but tuning is better on the test images "
-            f"({found}): more labels make the choice surer; {end}."
+            f"{facts.method} was {chosen} with {_figure(own)}, but tuning is better on the test images ({found}): more labels make "
+            f"the choice surer; {end}."
         )
     if facts.rival_gain.high < 0:
         return f"Ship {facts.method}: {_figure(own)}, and tuning the backbone makes it worse ({found}); {end}."

@@ -125,7 +125,9 @@ class RunRecords:
         return self._best([m for m in self.methods if not self.is_tuned(m)])
 
     def _best(self, methods: list[str]) -> str | None:
-        """By cross-validation; None where one of them has none."""
+        """By cross-validation; None where one of several has none."""
+        if len(methods) == 1:
+            return methods[0]
         figures = [self.validated(method) for method in methods]
         known = [f.value if self.metric != MAP else -f.value for f in figures if f is not None]
         if not methods or len(known) < len(methods):
@@ -150,7 +152,8 @@ class RunRecords:
     def facts(self) -> Facts:
         """What the first sentence is made of."""
         baseline = self.baseline
-        rival = self._best([m for m in self.methods if self.is_tuned(m)]) if self.method == baseline else None
+        tuned = [m for m in self.methods if self.is_tuned(m)] if self.method == baseline else []
+        rival = self._best(tuned)
         return Facts(
             method=self.method,
             tuned=self.is_tuned(self.method),
@@ -161,6 +164,8 @@ class RunRecords:
             gain=self.gain(self.method),
             rival=rival,
             rival_gain=self.gain(rival) if rival else None,
+            unranked=tuple(tuned) if rival is None else (),
+            by_rule=self.criterion == "rule",
             forgot=self.forgot(self.method),
         )
 
