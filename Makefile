@@ -28,8 +28,8 @@ demo: $(VENV)/.installed
 demo-visft: $(VENV)/.installed
 	$(PIP) --editable '.[scenes]'
 	test -d runs/scenes || $(BIN)/keepsight demo-data scenes runs/scenes --images 400 --val 60 --test 60
-	$(BIN)/keepsight visft runs/scenes --out runs/visft-demo detection_stage.steps=400 segmentation_stage.steps=200 captioning_stage.steps=300 \
-		joint.steps=60 joint.ladder=30 forgetting.per_set=150
+	$(BIN)/keepsight visft runs/scenes --out runs/visft-demo detection_stage.steps=300 segmentation_stage.steps=200 captioning_stage.steps=300 \
+		joint.steps=40 joint.ladder=40 forgetting.per_set=150
 
 # What ViSFT does to tasks that it never saw: three seeds, with and without retention, a negative control, diagnoses. A killed one goes on.
 visft-study: $(VENV)/.installed

@@ -125,6 +125,15 @@ def test_other_ends_have_other_sentences(tmp_path: Path) -> None:
     assert "has no paired interval" in visft_page(write(tmp_path, captions, choice(75))).answer
 
 
+def test_where_nothing_changed_no_limit_is_made_of_it(tmp_path: Path) -> None:
+    parts = [f"test-{i}" for i in range(24)]
+    for width, said in ((0.01, True), (0.0, False)):
+        changes = [record("box_ap50_change", 0.0, width, part) for part in parts]
+        text = visft_page(write(tmp_path, [*BEFORE, *changes], choice(75 if said else 0))).model_dump_json()
+        assert ("cannot be told from zero." in text) == said
+        assert ("24 changes have an interval" in text) == said
+
+
 def test_without_a_test_part_the_page_says_so(tmp_path: Path) -> None:
     rows = [r.model_copy(update={"split": "validation"}) for r in [*BEFORE, *changed(0.03)]]
     page = visft_page(write(tmp_path, rows, choice(75)))

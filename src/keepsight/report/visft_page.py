@@ -174,14 +174,14 @@ def limitations(results: Sequence[Result], choice: Mapping[str, Any] | None) -> 
         )
     changes = [r for r in results if is_tuned(r) and r.split in tests and r.metric.endswith("ap50_change")]
     halves = [50 * (r.ci_high - r.ci_low) for r in changes if np.isfinite((r.ci_low, r.ci_high)).all()]
-    if halves:
+    if any(halves):  # all are 0 where the untouched backbone was kept
         n = min(r.n for r in changes)
         said.append(
             f"With n = {n:,} test images a part, a change of AP50 of less than about {np.median(halves):.1f} points cannot be told "
             "from zero."
         )
     sure = [r for r in results if is_tuned(r) and r.metric.endswith("_change")]
-    if len(sure) >= 20:
+    if len(sure) >= 20 and any(r.value or r.ci_high - r.ci_low for r in sure):
         said.append(
             f"{len(sure)} changes have an interval: if none of them were real, about {len(sure) / 20:.0f} would seem to be."
         )
