@@ -13,11 +13,13 @@ from rich.console import Console
 
 from keepsight.core import Result, UserError
 from keepsight.report.galleries import EXAMPLES, write_galleries
-from keepsight.report.page import Chart, Page, Pictures, Table
+from keepsight.report.page import Chart, Page, Pictures, Table, Text
 from keepsight.report.probe_examples import Item, Looks, probe_galleries
 from keepsight.report.probe_page import probe_page, probe_sections
 from keepsight.report.probes import FACTS, RESULTS, ProbeFacts, print_probes, read_probe_facts, write_probe_table
 from keepsight.report.render_html import render_html
+from keepsight.report.tune_page import tune_page
+from run_parts import planted_run
 
 
 def record(metric: str, value: float, backbone: str, **more: Any) -> Result:
@@ -115,6 +117,17 @@ def test_the_page_shows_figures_examples_and_attention(folder: Path) -> None:
     (folder / EXAMPLES).write_text("{")
     with pytest.raises(UserError, match="damaged"):
         probe_page(folder)
+
+
+def test_the_page_of_a_run_shows_each_method_and_what_was_left_out(tmp_path: Path) -> None:
+    planted_run(tmp_path, 6)
+    for name in ("finetune-lora", "unasked"):
+        (tmp_path / "probe" / name).mkdir(parents=True)
+        write(tmp_path / "probe" / name, FOUND, RECORDS)
+    (tmp_path / "probe" / "unasked" / RESULTS).unlink()  # nothing could be asked
+    (section,) = (s for s in tune_page(tmp_path).sections if "Probes" in s.title)
+    assert section.title == "finetune-lora: Probes before and after"
+    assert section.blocks[0] == Text(text=FOUND.notes[0])
 
 
 def test_the_answer_counts_what_is_sure(folder: Path) -> None:

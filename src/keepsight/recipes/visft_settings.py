@@ -29,7 +29,7 @@ class HeadStage(Config):
     Attributes:
         steps: Of training.
         batch_size: Images a step, over all processes and micro-batches.
-        training: The loop; with `validate_every` the weights of the least loss on validation images are kept.
+        training: The loop; with `validate_every` the best weights on validation images are kept.
     """
 
     steps: int = Field(default=1500, ge=1)

@@ -42,13 +42,13 @@ def probe_page(folder: Path) -> Page:
         kind="probe",
         title=f"Probes of {facts.model}",
         answer=answer(facts, results),
-        lead=(*lead_lines(facts), *facts.notes),
+        lead=tuple(lead_lines(facts)),
         sections=sections(found),
     )
 
 
 def probe_sections(folder: Path) -> list[tuple[str, list[Block]]]:
-    """What was found, as sections: figures with differences, test items, where networks look.
+    """What was found and what was left out, as sections: figures with differences, test items, where networks look.
 
     Raises:
         UserError: There is no run of probes in the folder, or a record is damaged.
@@ -56,7 +56,8 @@ def probe_sections(folder: Path) -> list[tuple[str, list[Block]]]:
     facts, results = read_probe_facts(folder), read_results(folder / RESULTS)
     galleries = read_galleries(folder) or ()
     chart = change_chart(results) if facts.other is not None else value_chart(results)
-    figures: list[Block] = [block for block in (chart, *probe_tables(facts, results)) if block is not None]
+    figures: list[Block] = [Text(text=note) for note in facts.notes]
+    figures += [block for block in (chart, *probe_tables(facts, results)) if block is not None]
     made: list[tuple[str, list[Block]]] = [("Probes before and after" if facts.other else "Probes", figures)]
     for kind, title in (("examples", "Test items of the probes"), ("attention", "Where the networks look")):
         blocks: list[Block] = [gallery.pictures for gallery in galleries if gallery.kind == kind]

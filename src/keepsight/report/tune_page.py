@@ -15,7 +15,7 @@ from keepsight.report.method_blocks import learning_blocks, method_blocks
 from keepsight.report.mistake_blocks import confusion_blocks, label_blocks, mistake_blocks
 from keepsight.report.page import Block, Page, Text, sections
 from keepsight.report.probe_page import probe_sections
-from keepsight.report.probes import FACTS
+from keepsight.report.probes import RESULTS
 from keepsight.report.repeating import repeating
 from keepsight.report.run_records import RunRecords, read_run
 from keepsight.report.summary import caption
@@ -68,9 +68,10 @@ def head_of(run: RunRecords) -> Page:
 
 
 def _probes(folder: Path) -> list[tuple[str, list[Block]]]:
-    made = probe_sections(folder) if (folder / FACTS).is_file() else []
+    """Of what came to an end: probes that could not be asked at all leave a folder without figures."""
+    made = probe_sections(folder) if (folder / RESULTS).is_file() else []
     for each in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (each / FACTS).is_file():
+        if (each / RESULTS).is_file():
             made += [(f"{each.name}: {title}", blocks) for title, blocks in probe_sections(each)]
     return made
 
