@@ -20,7 +20,8 @@ from keepsight.features.cache import FeatureCache
 from keepsight.features.view import BackboneView
 from keepsight.recipes.probe_fit import TrainerFit
 from keepsight.recipes.probe_make import make_probe
-from keepsight.recipes.probe_settings import PROBES, ProbeName, probing_config
+from keepsight.recipes.probe_names import PROBES, ProbeName
+from keepsight.recipes.probe_settings import probing_config
 
 
 @dataclass(frozen=True)

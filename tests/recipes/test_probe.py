@@ -27,7 +27,8 @@ from keepsight.recipes.origin import Origin, sketch, write_origin
 from keepsight.recipes.probe import probe
 from keepsight.recipes.probe_fit import TrainerFit
 from keepsight.recipes.probe_make import make_probe
-from keepsight.recipes.probe_models import open_both, open_model, resized
+from keepsight.recipes.probe_models import resized
+from keepsight.recipes.probe_open import open_both, open_model
 from keepsight.recipes.probe_settings import LoadingConfig, ProbingConfig, probing_config
 from keepsight.report.page import read_page
 from keepsight.report.probe_page import probe_page

@@ -19,7 +19,8 @@ from keepsight.data.coco_write import write_coco
 from keepsight.data.scenes import ScenesConfig, write_scenes
 from keepsight.recipes.probe import probe
 from keepsight.recipes.probe_make import make_probe
-from keepsight.recipes.probe_models import Asked, open_both, open_model
+from keepsight.recipes.probe_models import Asked
+from keepsight.recipes.probe_open import open_both, open_model
 from keepsight.recipes.probe_settings import LoadingConfig, probing_config
 from keepsight.recipes.visft import visft
 from keepsight.recipes.visft_settings import VisftConfig
@@ -103,6 +104,27 @@ def test_a_run_of_visft_is_compared_with_what_it_came_from(run: Path, below: str
         ("accuracy_change", str(run / below), "untouched"),
     ]
     assert {r.size for r in found.results} == {28}
+
+
+def test_every_rung_of_the_ladder_can_be_asked(run: Path, tmp_path: Path) -> None:
+    ladder = run / "joint" / "ladder"
+    last = open_model(str(ladder / "step-000004"), LoadingConfig())
+    whole = open_model(str(run), LoadingConfig())
+    assert last.own.weights_hash() == whole.own.weights_hash()  # the last rung was chosen
+    assert (last.scenes, last.weights) == (whole.scenes, whole.weights)
+    first = open_model(str(ladder / "step-000000"), LoadingConfig())
+    assert first.own.weights_hash() == first.weights
+    own = (*KNN, f"knn.sets.size={SIDE}")  # at another size random weights are other ones
+    found = probe(probing_config(str(ladder / "step-000000"), probes="knn", assignments=own), tmp_path / "out").results
+    assert [(r.value, r.ci_low, r.ci_high) for r in found if r.metric == "accuracy_change"] == [(0, 0, 0)]
+    shutil.copytree(ladder / "step-000004", tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="name it as RUN/joint/ladder/STEP"):
+        open_model(str(tmp_path / "elsewhere"), LoadingConfig())
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    (copied / "joint/ladder/step-000004/COMPLETE").unlink()
+    with pytest.raises(UserError, match="damaged or not finished"):
+        open_model(str(copied / "joint/ladder/step-000004"), LoadingConfig())
 
 
 def test_other_weights_than_were_tuned_are_noticed_and_old_runs_record_none(run: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def method_names(incomplete: str) -> list[str]:
 
 def probe_names(incomplete: str) -> list[str]:
     """The last name of a comma-separated list of probes."""
-    from keepsight.recipes.probe_settings import PROBES
+    from keepsight.recipes.probe_names import PROBES
 
     before, comma, start = incomplete.rpartition(",")
     taken = before.split(",")

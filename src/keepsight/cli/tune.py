@@ -32,7 +32,7 @@ def _flags(
     max_forgetting: str | None,
     probes: str | None,
 ) -> dict[str, Any]:
-    from keepsight.recipes.probe_settings import parse_probes
+    from keepsight.recipes.probe_names import parse_probes
 
     settings: dict[str, Any] = {}
     if backbone is not None or size is not None:

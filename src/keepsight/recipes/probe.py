@@ -20,9 +20,11 @@ from keepsight.core.result import read_results
 from keepsight.features.device import start_processes
 from keepsight.recipes.folder import SEAL, check_own_folder, environment, log_file, owned
 from keepsight.recipes.probe_make import make_probe
-from keepsight.recipes.probe_models import Asked, open_both
+from keepsight.recipes.probe_models import Asked
+from keepsight.recipes.probe_names import PROBES
+from keepsight.recipes.probe_open import open_both
 from keepsight.recipes.probe_parts import Part, measured_part
-from keepsight.recipes.probe_settings import PROBES, ProbingConfig
+from keepsight.recipes.probe_settings import ProbingConfig
 from keepsight.recipes.probe_table import records_of_probe
 from keepsight.report.galleries import write_galleries
 from keepsight.report.probe_examples import Item, Looks, probe_galleries

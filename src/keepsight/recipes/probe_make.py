@@ -13,7 +13,8 @@ from keepsight.data.leakage import RECIPE, Stamps, check_leakage
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.origin import DIGITS
 from keepsight.recipes.probe_models import Asked
-from keepsight.recipes.probe_settings import ProbeName, ProbingConfig
+from keepsight.recipes.probe_names import ProbeName
+from keepsight.recipes.probe_settings import ProbingConfig
 from keepsight.recipes.suite import load_suite
 from keepsight.recipes.visft_data import made_of
 from keepsight.recipes.words import merged, validated

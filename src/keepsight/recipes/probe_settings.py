@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import Field, JsonValue, field_validator
 
 from keepsight.backbones.config import TimmArgs
-from keepsight.core import Config, UserError
+from keepsight.core import Config
 from keepsight.recipes.forgetting_settings import BUNDLED
+from keepsight.recipes.probe_names import ProbeName, in_order, parse_probes
 from keepsight.recipes.words import merged, nested, validated
-
-ProbeName = Literal["ocr", "goi", "zero-shot", "few-shot", "retrieval", "vqa", "knn", "linear", "attention"]
-PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
 
 NONE, RANDOM = "none", "random"
 """What `against` may be beside a name or folder: nothing, or the same network with random weights."""
@@ -84,13 +82,6 @@ class ProbingConfig(Config):
         return found
 
 
-def in_order(probes: tuple[ProbeName, ...]) -> tuple[ProbeName, ...]:
-    """In the order of `PROBES`; ValueError for one that is named twice."""
-    if len(set(probes)) != len(probes):
-        raise ValueError("name each probe once")
-    return tuple(sorted(probes, key=PROBES.index))
-
-
 def probing_config(
     model: str,
     *,
@@ -116,14 +107,3 @@ def probing_config(
     for assignment in assignments:
         found = merged(found, nested(assignment))
     return validated(ProbingConfig, found)
-
-
-def parse_probes(text: str) -> tuple[str, ...]:
-    """Names with commas between them; raises UserError for anything else."""
-    names = tuple(name.strip() for name in text.split(","))
-    odd = [name for name in names if name not in PROBES]
-    if odd:
-        raise UserError(f"There is no probe {odd[0]!r}: there are {', '.join(PROBES)}.")
-    if len(set(names)) != len(names):
-        raise UserError(f"--probes {text!r} names a probe twice: name each once.")
-    return names
