@@ -63,7 +63,7 @@ class VqaConfig(Config):
     net: FusionConfig = FusionConfig()
     schedule: Schedule = Schedule(steps=500, batch_size=48, lr=4e-3)
     questions: int = Field(default=8, ge=1)
-    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     seed: int = Field(default=0, ge=0)
 
     @field_validator("seeds")
@@ -95,6 +95,7 @@ class VqaProbe(Probe):
         answerable_Q = self.questions.scores_QK.any(axis=1)
         self._train = _Sheet.of(self.questions, np.flatnonzero(~test_Q & answerable_Q))
         self._test = _Sheet.of(self.questions, np.flatnonzero(test_Q))
+        self._blind: dict[int, NDArray[np.int64]] = {}
 
     def key(self) -> str:
         """See `Probe.key`."""
@@ -111,13 +112,19 @@ class VqaProbe(Probe):
         learnt = self._maps(view, self._train.image_I)
         asked = self._maps(view, self._test.image_I)
         order = np.random.default_rng((self.config.seed, 8)).permutation(len(learnt)) if shuffled else None
-        nothing = learnt.new_zeros(1, learnt.shape[1], 1, 1)
-        said, blind = [], []
-        for seed in self.config.seeds:
-            said.append(self._said(learnt, asked, order, seed, fit, f"vqa, seed {seed}"))
-            blank, unseen = (nothing.expand(len(maps), -1, -1, -1) for maps in (learnt, asked))
-            blind.append(self._said(blank, unseen, None, seed, fit, f"vqa, image-blind, seed {seed}"))
-        return Findings(self._scores(np.stack(said), np.stack(blind)), self._examples(said[0]))
+        said = [self._said(learnt, asked, order, seed, fit, f"vqa, seed {seed}") for seed in self.config.seeds]
+        blind = self._blind_answers(learnt.shape[1], fit)
+        return Findings(self._scores(np.stack(said), blind), self._examples(said[0]))
+
+    def _blind_answers(self, width: int, fit: Fit) -> NDArray[np.int64]:
+        """[S, T] what the same heads answer to the questions alone; the same for every network with maps of this width."""
+        if width not in self._blind:
+            nothing = torch.zeros(1, width, 1, 1)
+            blank, unseen = (nothing.expand(len(s.image_I), -1, -1, -1) for s in (self._train, self._test))
+            self._blind[width] = np.stack(
+                [self._said(blank, unseen, None, s, fit, f"vqa, image-blind, seed {s}") for s in self.config.seeds]
+            )
+        return self._blind[width]
 
     def _maps(self, view: View, image_I: NDArray[np.int64]) -> Tensor:
         """[I, C, h, w], pooled to at most `side` cells a side."""
