@@ -220,7 +220,7 @@ class Watched:
     def of_run(cls, context: Context) -> Watched:
         return cls()
 
-    def change(self, read: Any, device: Any) -> float:
+    def change_of(self, backbone: Any, readout: Any) -> float:
         return -3.0
 
 

@@ -29,6 +29,7 @@ from keepsight.recipes.multilabel import suited
 from keepsight.recipes.prepare import opened, origin_of, readable_images, splits_of
 from keepsight.recipes.run import Run, load_run
 from keepsight.recipes.suite import check_suite
+from keepsight.recipes.watched_probes import WatchedProbes
 from keepsight.report.ladder_records import LADDER, LadderCandidate, LadderRecord, read_ladder
 from keepsight.train.trackers import check_trackers
 
@@ -81,6 +82,8 @@ def compare(config: LadderConfig, out: str | Path | None = None, *, command: str
         for note in config.notes:
             log.info("%s", note)
         context = opened(config.base, path, dataset, splits, backbone)
+        if config.base.watched_probes and any(candidate.tuned for candidate in config.candidates):
+            WatchedProbes(context)  # what cannot be asked is said now, and the answers are kept
         ladder = Ladder(context, splits, book)
         book.write(held_out=_held_out(ladder))
         origin = origin_of(context)

@@ -137,6 +137,7 @@ def ladder_config(
     if suite:
         given = merged(given, {"forgetting": {"suite": list(suite)}})
     base = resolve(data, settings=given, assignments=assignments)
+    base.check_watched(limit)
     candidates, notes = _candidates(base, retain)
     for method in base.methods:
         if method in FINETUNED and base.finetuning(method).training.sharding != "none":

@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from typing import final
 
 import numpy as np
-from torch import Tensor
 
 from keepsight.core import Backbone, UserError
 from keepsight.core.progress import log
@@ -144,12 +143,7 @@ class Finals:
 
     def _loss(self, backbone: Backbone) -> float:
         """Points of mean probe accuracy lost on the half of the suite that choices are made on."""
-        readout = self.context.readout
-
-        def read(images: Tensor) -> Tensor:
-            return readout.read(backbone(images, readout.blocks))
-
-        return -self._watched.change(read, next(backbone.parameters()).device)
+        return -self._watched.change_of(backbone, self.context.readout)
 
     def _model(self, candidate: Candidate, draw: Draw) -> TunedModel:
         cell = seed_cell(candidate, draw, self.ladder.splits.test, keep_model=True)

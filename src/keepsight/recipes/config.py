@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from keepsight.adapters.lora import LoraConfig
 from keepsight.backbones.load import BackboneConfig
-from keepsight.core import Config, Readout
+from keepsight.core import Config, Readout, UserError
 from keepsight.data.options import DataConfig
 from keepsight.data.splits import SplitConfig
 from keepsight.data.transforms import AugmentConfig
@@ -25,7 +25,7 @@ from keepsight.recipes import content_style_settings
 from keepsight.recipes.content_style_settings import ContentStyleSettings, TunedContentStyleSettings
 from keepsight.recipes.fixmatch_settings import FixMatchSettings, TunedFixMatchSettings, fixmatch_lora
 from keepsight.recipes.forgetting_settings import ForgettingConfig
-from keepsight.recipes.probe_settings import ProbeName, in_order
+from keepsight.recipes.probe_names import ProbeName, WatchedName, in_order
 from keepsight.recipes.retain_settings import RetainConfig
 from keepsight.recipes.words import merged, nested, read_yaml, validated
 from keepsight.train import OptimConfig, TrainConfig
@@ -199,6 +199,8 @@ class TuneConfig(Config):
         retain: What keeps tuned backbones near the one they came from; see `recipes.retain_settings`.
         forgetting: What is measured of forgetting at the end, for each method that changed the backbone.
         probes: What each method that changed the backbone is asked at the end, before and after; see `keepsight probe`.
+        watched_probes: Probes that `--max-forgetting` holds for, too: the headline figures of each may fall by no more points in
+            the mean (see `recipes.watched_probes`). They cannot be in `probes`: what is chosen on is not reported.
         trackers: Where training curves go beside TensorBoard files in the run folder: wandb, mlflow.
         selection_folds: Folds of the cross-validation on labelled images that recommends a method; 0 leaves it out.
         knn, probe, label_propagation, view_probe, view_propagation, self_training, gaussian_mixture, fixmatch, content_only,
@@ -218,6 +220,7 @@ class TuneConfig(Config):
     retain: RetainConfig = RetainConfig()
     forgetting: ForgettingConfig = ForgettingConfig()
     probes: tuple[ProbeName, ...] = ()
+    watched_probes: tuple[WatchedName, ...] = ()
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     selection_folds: int = Field(default=5, ge=0)
     knn: KNNConfig = KNNConfig()
@@ -258,6 +261,19 @@ class TuneConfig(Config):
             "finetune-full": self.finetune_full,
         }
         return settings[method]
+
+    def check_watched(self, limit: float | None) -> None:
+        """Raises UserError where probes should keep within a limit and there is none."""
+        if self.watched_probes and limit is None:
+            raise UserError("watched_probes must keep within a limit: give one, such as --max-forgetting 1pp.")
+
+    @model_validator(mode="after")
+    def _not_reported(self) -> TuneConfig:
+        if both := set(self.watched_probes) & set(self.probes):
+            raise ValueError(
+                f"the probe {min(both)} cannot be watched by the limit (watched_probes) and reported (--probes): name it in one"
+            )
+        return self
 
     @field_validator("probes")
     @classmethod

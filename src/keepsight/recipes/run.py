@@ -176,6 +176,7 @@ def tune(
         print(run.recommended, run.predict("new/leaf.png").labels)
     """
     config, given = config_and_images(data, settings)
+    config.check_watched(config.forgetting.limit)
     start_processes()
     path = processes.from_main(lambda: run_folder(config, out, overwrite))
     if not overwrite and processes.from_main(lambda: is_finished(path)):

@@ -1,11 +1,14 @@
 """`--max-forgetting`: trained weights are moved back towards their start until little enough is forgotten on other data.
 
 Chosen is alpha of (1 - alpha) start + alpha end (WiSE-FT), on one half of every reference set; what is reported later is measured
-on the other half. Where there are penalties, their weight is chosen first (see `within_weight`).
+on the other half. Where there are penalties, their weight is chosen first (see `within_weight`). Probes that
+`watched_probes` of the config names must keep within the limit, too (see `recipes.watched_probes`).
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -28,6 +31,7 @@ from keepsight.recipes.context import Cell, Context, Fitted
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.origin import sketch
 from keepsight.recipes.suite import Suite, load_suite
+from keepsight.recipes.watched_probes import WatchedProbes
 from keepsight.train import load_trained_state, trained_state
 
 STEPS = 10
@@ -47,9 +51,10 @@ class Kept(Config):
     """retained/METHOD-NAME.json: which alpha was chosen, and what was looked at.
 
     Attributes:
-        limit: Points of mean probe accuracy that may be lost.
+        limit: Points of mean probe accuracy that may be lost, and of every probe that is watched.
         alpha: What was chosen; 0 is the start, 1 the end of the training.
-        changes: Points gained or lost at each alpha that was tried, on the half of the suite that choices are made on.
+        changes: Points gained or lost at each alpha that was tried, on the half of the suite that choices are made on, or by the
+            watched probe that lost more.
         sets: Names of its sets.
         images: In all of them.
     """
@@ -69,7 +74,11 @@ def check_limit(context: Context, method: Method) -> None:
     """
     if any(isinstance(module, Prompts) for module in method.modules()):
         raise UserError(PROMPTS)
+    if processes.count() > 1 and context.config.watched_probes:
+        raise UserError("Probes run in one process: leave out watched_probes, or start the run without torchrun.")
     processes.from_main(lambda: len(choice_half(context).sets))
+    if context.config.watched_probes:
+        WatchedProbes(context)  # what they say of the untouched backbone is kept
 
 
 def choice_half(context: Context) -> Suite:
@@ -97,6 +106,7 @@ class Watched:
         sets: The data sets.
         config: How probes are fitted.
         cache: Of features of the untouched backbone; None for its own.
+        probes: That are watched beside them.
     """
 
     def __init__(
@@ -106,8 +116,10 @@ class Watched:
         sets: Sequence[Dataset],
         config: ForgettingConfig,
         cache: FeatureCache | None = None,
+        probes: WatchedProbes | None = None,
     ) -> None:
         self._preprocessing, self._config, self.sets = backbone.preprocessing, config, tuple(sets)
+        self._probes = probes
         self._before = [
             self._said(Extractor(backbone, s.images, cache=cache).features(np.arange(len(s.images)), readout), s)
             for s in sets
@@ -121,7 +133,18 @@ class Watched:
             UserError: Nothing is left of the suite.
         """
         sets, config = choice_half(context).sets, context.config.forgetting
-        return cls(context.backbone, context.readout, sets, config, context.extractor.cache)
+        probes = WatchedProbes(context) if context.config.watched_probes else None
+        return cls(context.backbone, context.readout, sets, config, context.extractor.cache, probes)
+
+    def change_of(self, backbone: Backbone, readout: Readout) -> float:
+        """Points that a network gained (or, negative, lost): see `change`; or by the watched probe that lost more."""
+        device = next(backbone.parameters()).device
+        of_suite = self.change(lambda images: readout.read(backbone(images, readout.blocks)), device)
+        return min(of_suite, self.change_of_probes(lambda: backbone))
+
+    def change_of_probes(self, made: Callable[[], Backbone]) -> float:
+        """The same by the watched probe that lost most; infinite where none is, and then the network is not made."""
+        return math.inf if self._probes is None else self._probes.change(made())
 
     def change(self, read: Callable[[Tensor], Tensor], device: torch.device) -> float:
         """Points of mean linear-probe accuracy gained (or, negative, lost) by features `read` of images [B, 3, H, W]."""
@@ -268,14 +291,8 @@ def _weighted(
 
 
 def _change(watched: Watched, context: Context, fitted: Fitted) -> float:
-    model = fitted.model
-    assert model is not None
-    device = next(model.backbone.parameters()).device
-
-    def read(images: Tensor) -> Tensor:
-        return context.readout.read(model.backbone(images, context.readout.blocks))
-
-    return watched.change(read, device)
+    assert fitted.model is not None
+    return watched.change_of(fitted.model.backbone, context.readout)
 
 
 def greatest_step(fits: Callable[[int], bool]) -> int:
@@ -313,7 +330,9 @@ def _searched(
     def fits(step: int) -> bool:
         alpha = step / STEPS
         load_trained_state(method, between(start, end, alpha))
-        changes[f"{alpha:.1f}"] = change = watched.change(encoder.read, device)
+        changes[f"{alpha:.1f}"] = change = min(
+            watched.change(encoder.read, device), watched.change_of_probes(lambda: _merged(encoder))
+        )
         return change >= -limit
 
     good = greatest_step(fits)
@@ -324,3 +343,10 @@ def _searched(
         sets=tuple(s.name for s in watched.sets),
         images=sum(len(s.images) for s in watched.sets),
     )
+
+
+def _merged(encoder: TunedBackbone) -> Backbone:
+    """A copy of the network as it is now, with its adapters merged."""
+    network = copy.deepcopy(encoder)
+    network.merge()
+    return network.backbone.eval()
