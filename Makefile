@@ -33,7 +33,7 @@ demo-visft: $(VENV)/.installed
 
 # What ViSFT does to tasks that it never saw: three seeds, with and without retention, a negative control, diagnoses. A killed one goes on.
 visft-study: $(VENV)/.installed
-	$(PIP) --editable '.[scenes]'
+	$(PIP) --editable '.[scenes,figures]'
 	$(BIN)/python benchmarks/visft_study.py --out runs/visft-study
 
 test: $(VENV)/.installed-test
