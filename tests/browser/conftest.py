@@ -44,7 +44,8 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
                 "request", lambda asked: asked.url.startswith(("file:", "data:")) or said.append(f"asked: {asked.url}")
             )
             tab.goto((tmp_path / "report.html").as_uri())
-            tab.wait_for_function("[...document.querySelectorAll('.chart')].every(chart => chart.dataset.drawn)")
+            # Not wait_for_function: it polls by eval, which the page's policy refuses.
+            tab.locator(".chart:not([data-drawn])").first.wait_for(state="detached")
             return tab
 
         yield open_page

@@ -148,7 +148,7 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(opened: Opened, names
     for svg in tab.locator(".chart svg").all():
         assert svg.bounding_box()["width"] <= 390
     wide = tab.locator(".scroll").filter(has=tab.locator("th", has_text="Reference set 13"))
-    tab.wait_for_function("document.querySelector('.scroll[tabindex]') !== null")
+    tab.locator(".scroll[tabindex]").first.wait_for(state="attached")
     assert wide.get_attribute("tabindex") == "0"
     assert wide.get_attribute("aria-label") == "Wide"
 
@@ -186,9 +186,11 @@ def test_print_has_charts_in_light_colours_and_unfolded_listings(opened: Opened)
     tab = opened(demo_page(), width=1000, color_scheme="dark")
     tab.get_by_role("search", name="Rows of All methods").get_by_label("Filter rows").fill("nothing has this name")
     assert tab.pdf(format="A4").startswith(b"%PDF")
-    tab.wait_for_function("!document.querySelector('details.printed').open")  # what follows a print has been done, too
+    tab.locator("details.printed:not([open])").first.wait_for(
+        state="attached"
+    )  # what follows a print has been done, too
     tab.emulate_media(media="print")
-    tab.wait_for_function("document.querySelector('details.printed').open")
+    tab.locator("details.printed[open]").first.wait_for(state="attached")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.locator(".chart svg").count() == 6
     assert all(svg.is_visible() for svg in tab.locator(".chart svg").all())
@@ -196,7 +198,7 @@ def test_print_has_charts_in_light_colours_and_unfolded_listings(opened: Opened)
     assert tab.get_by_text("lora #3").is_visible()
     assert tab.locator("nav").is_hidden()
     tab.emulate_media(media="screen")
-    tab.wait_for_function("!document.querySelector('details.printed').open")
+    tab.locator("details.printed:not([open])").first.wait_for(state="attached")
 
 
 def test_a_page_without_charts_has_no_drawing_script(opened: Opened, tmp_path: Path) -> None:
