@@ -55,7 +55,7 @@ class GoiConfig(Config):
 
     scenes: Path | None = None
     train: int = Field(default=400, ge=1)
-    test: int = Field(default=200, ge=4)
+    test: int = Field(default=400, ge=4)
     seed: int = Field(default=0, ge=0)
     split: int = Field(default=0, ge=0)
     size: int = Field(default=112, ge=16)
