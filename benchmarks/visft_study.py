@@ -11,14 +11,12 @@ ladder on validation data (the untouched backbone is one of the rungs):
 - "shuffled": the negative control; every image learns from another one's boxes, masks and captions.
 
 The untouched backbone, the rung that each variant chose and its last one are asked all probes on the same items: "chosen" is what a
-user gets, "last" is what the training does, whatever was chosen. A change is the mean over the seeds. Its
-interval covers seeds and items: the squared standard error is s^2 / S + v, s the deviation over the S seeds and v the mean of the
-squared standard errors over items (these are shared by the seeds, so v is not divided), with t and Welch's degrees of freedom.
+user gets, "last" is what the training does, whatever was chosen. A change is the mean over the seeds, and its interval covers seeds
+and items (see `evaluate.over_seeds`).
 
 With what is left of --minutes, diagnoses are made on the first seed and at the last rung: other learning rates, more steps, one
-task alone. Every step
-is a command of its own, in a folder of its own; --jobs of them run side by side and share the cores. A killed study goes on with
-the same command. The table goes to stdout and, with all figures and costs, to study.md and study.json in the folder.
+task alone. Every step is a command of its own, in a folder of its own; --jobs of them run side by side and share the cores. A
+killed study goes on with the same command. The tables go to stdout and, with all figures and costs, to study.md and study.json.
 """
 
 from __future__ import annotations
@@ -143,9 +141,8 @@ def main() -> None:
         return tuned(study, args, scenes, 0, variant, DIAGNOSES[variant]) if wanted else {}
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        of_seeds = pool.map(
-            one_seed, range(args.seeds)
-        )  # begun at once; diagnoses follow as soon as the first seeds are done
+        # All are begun at once: diagnoses follow as soon as the first seeds are done.
+        of_seeds = pool.map(one_seed, range(args.seeds))
         diagnosed = pool.map(diagnosis, DIAGNOSES)
         seeds, diagnoses = list(of_seeds), list(diagnosed)
     main_rows = {name: changes([found[name] for found in seeds]) for name in seeds[0]}
@@ -229,11 +226,8 @@ def report(study: Study, seeds: Rows, diagnoses: Rows, left_out: Sequence[str], 
     write_text(study.out / "study.json", json.dumps(facts, indent=2) + "\n")
     lines = [f"Changes of the probes in points, {args.seeds} seeds; a star where the interval excludes zero.", ""]
     lines += shown(f"change of the probes, {args.seeds} seeds", seeds)
-    lines += (
-        ["", "Diagnoses, seed 0, the last rung:", "", *shown("diagnoses, seed 0, last rung", diagnoses)]
-        if diagnoses
-        else []
-    )
+    if diagnoses:
+        lines += ["", "Diagnoses, seed 0, the last rung:", "", *shown("diagnoses, seed 0, last rung", diagnoses)]
     lines += [
         "",
         "| run | chosen step | probes of the half that chooses, by rung | minutes of stage 2 |",

@@ -10,7 +10,6 @@ import pytest
 from keepsight import tune
 from keepsight.core import Dataset, UserError
 from keepsight.core.result import read_results
-from keepsight.data.arrays import ArrayImages
 from keepsight.methods.penalties import NAMES
 from keepsight.recipes.forgetting_settings import ForgettingConfig
 from keepsight.recipes.retain_settings import RetainConfig, parsed
@@ -33,17 +32,6 @@ SETTINGS = {
     "trackers": [],
 }
 SHORT = {"epochs": 2, "batch_size": 6, "objective": {"head_start": "random"}, "training": {"optim": {"lr": 1e-2}}}
-
-
-@pytest.fixture(scope="module")
-def blobs() -> Dataset:
-    """Two classes: the bright half is above or below."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    pixels = rng.integers(0, 90, (60, 28, 28))
-    pixels[labels == 0, :14] += 120
-    pixels[labels == 1, 14:] += 120
-    return Dataset("blobs", ArrayImages(pixels.astype(np.uint8)), labels.astype(np.int64), ("up", "down"), ("",) * 60)
 
 
 def weights(blobs: Dataset, out: Path, method: str = "finetune-full", **settings: object) -> dict[str, np.ndarray]:

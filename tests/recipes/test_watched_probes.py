@@ -67,17 +67,6 @@ class Similar(Probe):
         return Findings((Score("distance", "noise", far[None], better="lower"),))
 
 
-@pytest.fixture(scope="module")
-def blobs() -> Dataset:
-    """Two classes: the bright half is above or below."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    pixels = rng.integers(0, 90, (60, 28, 28))
-    pixels[labels == 0, :14] += 120
-    pixels[labels == 1, 14:] += 120
-    return Dataset("blobs", ArrayImages(pixels.astype(np.uint8)), labels.astype(np.int64), ("up", "down"), ("",) * 60)
-
-
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[ProbingConfig, Similar]]:
     """Probes that were made, with their settings."""
