@@ -87,7 +87,7 @@ CASES = {
     "baseline, unrecorded": (dataclasses.replace(PROBE, rival_gain=None), ["finetune-lora included"]),
     "one method": (
         dataclasses.replace(PROBE, rival=None, rival_gain=None),
-        ["no method that tunes the backbone was tried"],
+        ["no method that tunes the backbone was measured on the test images"],
     ),
     "baseline by rule, tuning better": (
         dataclasses.replace(PROBE, rival_gain=BETTER, by_rule=True),

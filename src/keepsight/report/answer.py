@@ -117,7 +117,7 @@ def _compared(facts: Facts, own: Result, gain: Change) -> str:
 def _of_baseline(facts: Facts, own: Result) -> str:
     end = f"{_forgotten(facts)}; {_cost(own)}"
     if facts.rival is None:
-        tuned = "" if facts.tuned else "; no method that tunes the backbone was tried beside it"
+        tuned = "" if facts.tuned else "; no method that tunes the backbone was measured on the test images beside it"
         if facts.unranked:
             names = ", ".join(facts.unranked)
             why = "the labelled images are too few to choose one of those that tune the backbone"
